@@ -1,0 +1,178 @@
+"""Which implementation of an op runs, and why.
+
+Every op has a plain PyTorch implementation ("ref"). Compiled kernels ("cuda" for CUDA tensors,
+"cpp" for CPU tensors) are announced with `register_kernel` by the op's `api.py` and are loaded on
+first use. `choose` decides per call; `status` answers for `python -m torch_utils.info`.
+"""
+
+from __future__ import annotations
+
+import logging
+import pkgutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+import ops
+
+IMPLS = ("auto", "ref", "cuda", "cpp")
+
+_log = logging.getLogger("ops")
+
+
+@dataclass(eq=False)
+class Kernel:
+    """One compiled implementation of one op.
+
+    Attributes:
+        op: Name of the op's folder.
+        impl: "cuda" or "cpp".
+        load: Builds and returns the extension; raises when the build fails.
+        missing: What this machine lacks to build it (no compiler, ...), one sentence each; empty
+            if it can be built.
+        unsupported: Why these tensors cannot be handled (dtype, size, ...), one sentence each.
+    """
+
+    op: str
+    impl: str
+    load: Callable[[], object]
+    missing: Callable[[], list[str]]
+    unsupported: Callable[[Sequence[torch.Tensor]], list[str]]
+    _module: object = field(default=None, init=False)
+    _missing: list[str] | None = field(default=None, init=False)
+    _failure: Exception | None = field(default=None, init=False)
+
+    def why_not_built(self) -> list[str]:
+        """The result of `missing`, asked once per process."""
+        if self._missing is None:
+            self._missing = list(self.missing())
+        return self._missing
+
+    def module(self) -> object:
+        """The loaded extension. A failed build is remembered and raised again, not retried."""
+        if self._failure is not None:
+            raise self._failure
+        if self._module is None:
+            try:
+                self._module = self.load()
+            except Exception as error:
+                self._failure = error
+                raise
+        return self._module
+
+
+_kernels: dict[tuple[str, str], Kernel] = {}
+_said: set[str] = set()
+
+
+def register_kernel(
+    op: str,
+    impl: str,
+    load: Callable[[], object],
+    *,
+    missing: Callable[[], list[str]] = list,
+    unsupported: Callable[[Sequence[torch.Tensor]], list[str]] = lambda tensors: [],
+) -> Kernel:
+    """Announces a compiled implementation. Nothing is built before its first use.
+
+    Args: as the attributes of `Kernel`.
+
+    Raises:
+        ValueError: `impl` is not "cuda" or "cpp".
+    """
+    if impl not in ("cuda", "cpp"):
+        raise ValueError(f"a kernel's impl must be 'cuda' or 'cpp', got {impl!r}")
+    kernel = Kernel(op, impl, load, missing, unsupported)
+    _kernels[op, impl] = kernel
+    return kernel
+
+
+def choose(
+    op: str, tensors: Sequence[torch.Tensor | None], impl: str = "auto"
+) -> tuple[str, list[str]]:
+    """Chooses the implementation of `op` for these tensors.
+
+    Args:
+        op: Name of the op's folder.
+        tensors: The op's tensor arguments; None entries are ignored.
+        impl: "auto" or its alias "cuda": the fastest one available for the tensors' device.
+            "ref": the plain PyTorch one. "cpp": the compiled CPU kernel or an error.
+
+    Returns:
+        "ref", "cuda" or "cpp", and the reasons, one sentence each. The reason for a slow choice
+        on a machine that could do better is also logged, once per process.
+
+    Raises:
+        ValueError: Unknown `impl`.
+        RuntimeError: impl="cpp" was asked for and cannot run; the message lists why.
+        Exception: A kernel's own build error, if a compiler was found and the build failed.
+    """
+    if impl not in IMPLS:
+        raise ValueError(f"{op}: impl must be one of {', '.join(IMPLS)}, got {impl!r}")
+    if impl == "ref":
+        return "ref", ["impl='ref' was asked for"]
+    if not _kernels and impl != "cpp":
+        return "ref", ["no compiled kernel is part of this version"]
+    present = [tensor for tensor in tensors if tensor is not None]
+    name = "cpp"
+    if impl != "cpp" and any(tensor.device.type == "cuda" for tensor in present):
+        name = "cuda"
+    kernel = _kernels.get((op, name))
+    reasons = _why_not(op, kernel, name, present)
+    if not reasons:
+        kernel.module()
+        return name, [f"the compiled {name} kernel supports these tensors"]
+    if impl == "cpp":
+        raise RuntimeError(f"{op}: impl='cpp' cannot run: {'; '.join(reasons)}")
+    if kernel is not None:
+        _say_once(f"{op}: using plain PyTorch instead of the {name} kernel: {'; '.join(reasons)}")
+    return "ref", reasons
+
+
+def kernel_module(op: str, impl: str) -> object:
+    """The loaded extension of a registered kernel, after `choose` named it."""
+    return _kernels[op, impl].module()
+
+
+def status() -> dict[str, dict[str, str]]:
+    """For every op and device type, the implementation that impl='auto' means and why.
+
+    Returns:
+        `{op: {"cpu": "ref (reason)", "cuda": "ref (reason)"}}`, ops in alphabetical order. A kernel
+        may still refuse certain dtypes or sizes. Nothing is built.
+    """
+    report = {}
+    for info in pkgutil.iter_modules(ops.__path__):
+        if info.ispkg:
+            report[info.name] = {
+                device: _status_line(info.name, impl)
+                for device, impl in (("cpu", "cpp"), ("cuda", "cuda"))
+            }
+    return report
+
+
+def _status_line(op: str, impl: str) -> str:
+    reasons = _why_not(op, _kernels.get((op, impl)), impl, [])
+    return f"ref ({'; '.join(reasons)})" if reasons else f"{impl} (compiled on first use)"
+
+
+def _why_not(
+    op: str, kernel: Kernel | None, name: str, tensors: Sequence[torch.Tensor]
+) -> list[str]:
+    if kernel is None:
+        return [f"{op} has no {name} kernel in this version"]
+    devices = {tensor.device.type for tensor in tensors}
+    expected = "cuda" if name == "cuda" else "cpu"
+    if devices - {expected}:
+        return [f"the {name} kernel needs {expected} tensors, got {', '.join(sorted(devices))}"]
+    return [*kernel.why_not_built(), *kernel.unsupported(tensors)]
+
+
+def _say_once(message: str) -> None:
+    if message in _said:
+        return
+    _said.add(message)
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if not distributed or torch.distributed.get_rank() == 0:
+        _log.warning(message)
