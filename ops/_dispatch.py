@@ -7,6 +7,7 @@ first use. `choose` decides per call; `status` answers for `python -m torch_util
 
 from __future__ import annotations
 
+import importlib
 import logging
 import pkgutil
 from collections.abc import Callable, Sequence
@@ -145,6 +146,7 @@ def status() -> dict[str, dict[str, str]]:
     report = {}
     for info in pkgutil.iter_modules(ops.__path__):
         if info.ispkg:
+            importlib.import_module(f"ops.{info.name}")
             report[info.name] = {
                 device: _status_line(info.name, impl)
                 for device, impl in (("cpu", "cpp"), ("cuda", "cuda"))
