@@ -1,4 +1,4 @@
-"""Settings shared by all tests: one thread per worker, fixed seeds, GPU tests skipped where there is no GPU."""
+"""Settings of all tests: one thread per worker, fixed seeds, GPU tests skipped without a GPU."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 
-import random  # noqa: E402
+import random
 
-import hypothesis  # noqa: E402
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
-import torch  # noqa: E402
+import hypothesis
+import numpy as np
+import pytest
+import torch
 
 torch.set_num_threads(1)
 

@@ -1,0 +1,1 @@
+"""Experiments and measurements: the demo, the benchmark. The library imports nothing from here."""
