@@ -31,13 +31,9 @@ def module_classes(module: ModuleType) -> list[type[nn.Module]]:
     return [
         cls
         for cls in vars(module).values()
-        if inspect.isclass(cls)
-        and issubclass(cls, nn.Module)
-        and cls.__module__ == module.__name__
+        if inspect.isclass(cls) and issubclass(cls, nn.Module) and cls.__module__ == module.__name__
     ]
 
 
 for _module in (layers, mapping, discriminator, stylegan2, inr, generator):
-    persistence.register(
-        module_classes(_module), source=portable.source, module=_module.__name__
-    )
+    persistence.register(module_classes(_module), source=portable.source, module=_module.__name__)

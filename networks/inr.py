@@ -1,0 +1,391 @@
+"""The INR synthesis network of `inr-gan` and `inr-gan-bil`: a pyramid of 1x1 layers.
+
+Skorokhodov et al., "Adversarial Generation of Continuous Images", on StyleGAN2's scaffolding.
+Each block lives on a lattice R_1 < ... < R_K; block k < K is a function on the cells of its
+lattice, the last block a function of the point itself. A layer multiplies features and coordinate
+features by weights composed per image (factorised multiplicative modulation, FMM).
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import NamedTuple, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from networks.fourier import (
+    PREDICTED_ROWS_SCALE,
+    centred,
+    grid_features,
+    num_octaves,
+    shared_rows,
+)
+from networks.lattice import UNIT_SQUARE, AxisLevel, Taps, unit_square_levels
+from networks.layers import FullyConnectedLayer
+from networks.render import render_image
+from ops.bias_act import bias_act
+from ops.fmm import fmm
+from ops.inr_layer import AxisTaps, CoordFeatures, inr_layer, lattice_upsample
+
+NUM_PREDICTED_ROWS = 64
+
+
+class INRBlockWeights(NamedTuple):
+    """The weights of one block for a batch of images: one slice of theta.
+
+    Attributes:
+        layers: Per layer [N, O, I + E].
+        rgb: [N, C, O].
+        rows: Frequencies [N, k, 2] predicted from w (first block), else None.
+        phase: Phases [N, k] that go with them, else None.
+    """
+
+    layers: tuple[Tensor, ...]
+    rgb: Tensor
+    rows: Tensor | None
+    phase: Tensor | None
+
+
+class INRLayer(nn.Module):
+    """Shared weight and bias of one FMM-modulated 1x1 layer, and the factors predicted from w.
+
+    Args:
+        in_channels: Input channels, coordinate features included.
+        out_channels: Output channels.
+        w_dim: Dimensionality of w.
+        rank: Rank r of the modulation.
+        fmm_activation: Row of the table in `ops.fmm`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        w_dim: int,
+        rank: int = 10,
+        fmm_activation: str = "demod",
+    ) -> None:
+        super().__init__()
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.rank = rank
+        self.fmm_activation = fmm_activation
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+        self.affine = FullyConnectedLayer(w_dim, (in_channels + out_channels) * rank)
+
+    def forward(self, w: Tensor) -> Tensor:
+        """Composes the weights [N, out_channels, in_channels] for w [N, w_dim]."""
+        a, b = self.affine(w).split(
+            [self.out_channels * self.rank, self.in_channels * self.rank], 1
+        )
+        a = a.unflatten(1, (self.out_channels, self.rank))
+        b = b.unflatten(1, (self.rank, self.in_channels))
+        return fmm(self.weight, a, b, self.fmm_activation)
+
+
+class INRToRGB(nn.Module):
+    """StyleGAN2's to-RGB as weights: modulated 1x1, no demodulation, no activation."""
+
+    def __init__(self, in_channels: int, img_channels: int, w_dim: int) -> None:
+        super().__init__()
+        self.weight_gain = in_channels**-0.5
+        self.weight = nn.Parameter(torch.randn(img_channels, in_channels))
+        self.bias = nn.Parameter(torch.zeros(img_channels))
+        self.affine = FullyConnectedLayer(w_dim, in_channels, bias_init=1)
+
+    def forward(self, w: Tensor) -> Tensor:
+        """Composes the weights [N, img_channels, in_channels] for w [N, w_dim]."""
+        return self.weight * (self.affine(w) * self.weight_gain)[:, None, :]
+
+
+class INRBlock(nn.Module):
+    """One lattice of the pyramid: coordinate features, a few layers, to-RGB.
+
+    Args:
+        in_channels: Channels of the block below; 0 = first block.
+        out_channels: Channels of all layers.
+        w_dim: Dimensionality of w.
+        resolution: R_k, lattice cells along the longer side at training size.
+        img_shape: (C, H, W) of the training images.
+        num_layers: Number of layers.
+        rank, fmm_activation: See `INRLayer`.
+        conv_clamp: Clamp of the layers' outputs; None = no clamp.
+        use_fp16: Whether the block runs in float16 where the device gains from it.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        w_dim: int,
+        resolution: int,
+        img_shape: Sequence[int],
+        num_layers: int,
+        rank: int = 10,
+        fmm_activation: str = "demod",
+        conv_clamp: float | None = None,
+        use_fp16: bool = False,
+    ) -> None:
+        super().__init__()
+        self.in_channels = in_channels
+        self.w_dim = w_dim
+        self.resolution = resolution
+        self.img_shape = tuple(img_shape)
+        self.img_channels = img_shape[0]
+        self.num_conv = num_layers
+        self.num_torgb = 1
+        self.conv_clamp = conv_clamp
+        self.use_fp16 = use_fp16
+        self.octaves = num_octaves(resolution)
+        self.register_buffer("shared_rows", shared_rows(resolution))
+        self.num_predicted = NUM_PREDICTED_ROWS if in_channels == 0 else 0
+        coord_channels = 2 * (2 * self.octaves + len(self.shared_rows) + self.num_predicted)
+        if self.num_predicted:
+            self.predict = FullyConnectedLayer(w_dim, 3 * self.num_predicted)
+        inputs = [in_channels + coord_channels] + [out_channels] * (num_layers - 1)
+        self.layers = nn.ModuleList(
+            INRLayer(channels, out_channels, w_dim, rank, fmm_activation) for channels in inputs
+        )
+        self.torgb = INRToRGB(out_channels, self.img_channels, w_dim)
+
+    def compose(self, ws: Tensor) -> INRBlockWeights:
+        """Composes the block's weights.
+
+        Args:
+            ws: [N, num_conv + num_torgb, w_dim].
+        """
+        rows = phase = None
+        if self.num_predicted:
+            predicted = self.predict(ws[:, 0]).unflatten(1, (self.num_predicted, 3))
+            rows, phase = predicted[:, :, :2] * PREDICTED_ROWS_SCALE, predicted[:, :, 2]
+        layers = tuple(layer(w) for layer, w in zip(self.layers, ws.unbind(1)))
+        return INRBlockWeights(layers, self.torgb(ws[:, -1]), rows, phase)
+
+    def forward(
+        self,
+        weights: INRBlockWeights,
+        x: Tensor | None,
+        img: Tensor | None,
+        rows: AxisLevel,
+        cols: AxisLevel,
+        force_fp32: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """Evaluates the block at the points of a product grid.
+
+        Args:
+            weights: Result of `compose`.
+            x: Features of the block below [N, I, h, w]; None for the first block.
+            img: Image of the block below [N, C, h, w], float32; None for the first block.
+            rows: Vertical axis: H points and their taps into the block below.
+            cols: Horizontal axis, W points.
+            force_fp32: Run in float32 whatever `use_fp16` says.
+
+        Returns:
+            Features [N, O, H, W] and image [N, C, H, W] (float32).
+        """
+        device = weights.rgb.device
+        half = self.use_fp16 and not force_fp32 and device.type == "cuda"
+        dtype = torch.float16 if half else torch.float32
+        taps = None
+        if rows.taps is not None:
+            taps = (axis_taps(rows.taps, device), axis_taps(cols.taps, device))
+        x = None if x is None else x.to(dtype)
+        coords = self._coords(weights, rows, cols).to_dtype(dtype)
+        for index, (layer, weight) in enumerate(zip(self.layers, weights.layers)):
+            x = inr_layer(
+                weight.to(dtype),
+                x,
+                layer.bias.to(dtype),
+                taps=taps if index == 0 else None,
+                coords=coords if index == 0 else None,
+                act="lrelu",
+                clamp=self.conv_clamp,
+            )
+        rgb = inr_layer(weights.rgb.to(dtype), x).float()
+        rgb = bias_act(rgb, self.torgb.bias, clamp=self.conv_clamp)
+        return x, rgb if img is None else rgb + lattice_upsample(img, *taps)
+
+    def _coords(self, weights: INRBlockWeights, rows: AxisLevel, cols: AxisLevel) -> CoordFeatures:
+        _, height, width = self.img_shape
+        shorter = min(height, width)
+        predicted = None if weights.rows is None else (weights.rows, weights.phase)
+        return grid_features(
+            centred(cols.points, width, shorter),
+            centred(rows.points, height, shorter),
+            self.octaves,
+            self.shared_rows,
+            predicted,
+        )
+
+
+class INRSynthesis(nn.Module):
+    """Maps ws to a continuous image F(p), and renders it (design: the continuous image).
+
+    Args:
+        w_dim: Dimensionality of w.
+        img_resolution: max(H, W) of the training images, a power of two >= 4.
+        img_channels: 1 to 4.
+        channel_base: C(r) = min(channel_base // r, channel_max).
+        channel_max: See above.
+        num_fp16_res: Number of highest lattices that run in float16 where the device gains.
+        conv_clamp: Clamp of layer outputs; None = no clamp.
+        upsampling: "nearest" or "bilinear", how a block reads the block below.
+        rank: Rank of the modulation.
+        fmm_activation: Row of the table in `ops.fmm`.
+        img_shape: (C, H, W) if not square.
+        fp16_channels_last: Accepted for StyleGAN2's callers; 1x1 layers have no use for it.
+    """
+
+    def __init__(
+        self,
+        w_dim: int,
+        img_resolution: int,
+        img_channels: int,
+        channel_base: int = 32768,
+        channel_max: int = 512,
+        num_fp16_res: int = 0,
+        conv_clamp: float | None = None,
+        upsampling: str = "bilinear",
+        rank: int = 10,
+        fmm_activation: str = "demod",
+        img_shape: Sequence[int] | None = None,
+        fp16_channels_last: bool = False,
+    ) -> None:
+        super().__init__()
+        if img_resolution < 4 or img_resolution & (img_resolution - 1):
+            raise ValueError(
+                f"img_resolution must be a power of two of at least 4, got {img_resolution}"
+            )
+        if upsampling not in ("nearest", "bilinear"):
+            raise ValueError(f"upsampling must be 'nearest' or 'bilinear', got {upsampling!r}")
+        self.w_dim = w_dim
+        self.img_resolution = img_resolution
+        self.img_resolution_log2 = img_resolution.bit_length() - 1
+        self.img_channels = img_channels
+        self.img_shape = tuple(img_shape or (img_channels, img_resolution, img_resolution))
+        self.upsampling = upsampling
+        self.num_fp16_res = num_fp16_res
+        first = max(4, min(32, img_resolution // 4))
+        self.block_resolutions = [first << k for k in range((img_resolution // first).bit_length())]
+        fp16_from = max(2 ** (self.img_resolution_log2 + 1 - num_fp16_res), 8)
+        in_channels = 0
+        for resolution in self.block_resolutions:
+            out_channels = min(channel_base // resolution, channel_max)
+            num_layers = 4 if in_channels == 0 else 3 if resolution >= 128 else 2
+            block = INRBlock(
+                in_channels,
+                out_channels,
+                w_dim,
+                resolution,
+                self.img_shape,
+                num_layers,
+                rank=rank,
+                fmm_activation=fmm_activation,
+                conv_clamp=conv_clamp,
+                use_fp16=num_fp16_res > 0 and resolution >= fp16_from,
+            )
+            setattr(self, f"b{resolution}", block)
+            in_channels = out_channels
+        self.num_ws = sum(block.num_conv for block in self.blocks()) + 1
+
+    def blocks(self) -> list[INRBlock]:
+        """The blocks, coarse to fine."""
+        return [getattr(self, f"b{resolution}") for resolution in self.block_resolutions]
+
+    def lattices(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Cells of every block at training size: vertically, and horizontally."""
+        _, height, width = self.img_shape
+        heights = tuple(max(1, r * height // self.img_resolution) for r in self.block_resolutions)
+        widths = tuple(max(1, r * width // self.img_resolution) for r in self.block_resolutions)
+        return heights, widths
+
+    def live_channels(self, num_activations: int) -> list[int]:
+        """Channels alive at once per block: some activations of a layer plus its features."""
+        return [
+            num_activations * block.layers[0].out_channels + block.layers[0].in_channels
+            for block in self.blocks()
+        ]
+
+    def compose(self, ws: Tensor) -> list[INRBlockWeights]:
+        """Composes theta, the weights of all blocks, from ws [N, num_ws, w_dim].
+
+        Raises:
+            ValueError: If ws has another shape.
+        """
+        if ws.ndim != 3 or tuple(ws.shape[1:]) != (self.num_ws, self.w_dim):
+            raise ValueError(f"ws must be [N, {self.num_ws}, {self.w_dim}], got {list(ws.shape)}")
+        theta, start = [], 0
+        for block in self.blocks():
+            theta.append(block.compose(ws[:, start : start + block.num_conv + 1].float()))
+            start += block.num_conv
+        return theta
+
+    def evaluate(
+        self,
+        theta: Sequence[INRBlockWeights],
+        rows: Sequence[AxisLevel],
+        cols: Sequence[AxisLevel],
+        force_fp32: bool = False,
+    ) -> Tensor:
+        """Evaluates F on a product grid.
+
+        Args:
+            theta: Result of `compose`.
+            rows: Plan of the vertical axis, one level per block (`lattice.axis_levels`).
+            cols: Plan of the horizontal axis.
+            force_fp32: Run every block in float32.
+
+        Returns:
+            Image [N, C, H, W], float32.
+        """
+        x = img = None
+        for block, weights, row, col in zip(self.blocks(), theta, rows, cols):
+            x, img = block(weights, x, img, row, col, force_fp32=force_fp32)
+        return img
+
+    def forward(
+        self,
+        ws: Tensor,
+        noise_mode: str = "random",
+        force_fp32: bool = False,
+        fused_modconv: bool | None = None,
+        update_emas: bool = False,
+    ) -> Tensor:
+        """Renders the unit square at training size.
+
+        Args:
+            ws: [N, num_ws, w_dim].
+            noise_mode, fused_modconv, update_emas: Accepted for StyleGAN2's callers, no meaning.
+            force_fp32: Run every block in float32.
+
+        Returns:
+            Image [N, C, H, W], float32, about [-1, 1].
+        """
+        heights, widths = self.lattices()
+        rows = unit_square_levels(heights, self.upsampling)
+        cols = unit_square_levels(widths, self.upsampling)
+        return self.evaluate(self.compose(ws), rows, cols, force_fp32=force_fp32)
+
+    def render(
+        self,
+        ws: Tensor,
+        region: Sequence[int | float | Fraction] = UNIT_SQUARE,
+        size: int | tuple[int, int] | None = None,
+        lod: str = "fixed",
+        tile_budget: int = 2**28,
+        force_fp32: bool = False,
+    ) -> Tensor:
+        """Renders any region of the image at any size. See `networks.render.render_image`."""
+        return render_image(self, ws, region, size, lod, tile_budget, force_fp32)
+
+
+def axis_taps(taps: Taps, device: torch.device) -> AxisTaps:
+    """Moves one axis of a plan onto the device."""
+    return AxisTaps(
+        torch.from_numpy(taps.index).to(device),
+        torch.from_numpy(taps.weight).float().to(device),
+        taps.num_cells,
+        taps.doubling,
+    )

@@ -1,0 +1,5 @@
+"""Per-sample weights from factorised multiplicative modulation (FMM)."""
+
+from ops.fmm.api import FMM_ACTIVATIONS, fmm
+
+__all__ = ["FMM_ACTIVATIONS", "fmm"]

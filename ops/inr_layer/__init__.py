@@ -1,0 +1,6 @@
+"""The 1x1 layer of a continuous image, and upsampling from one lattice to the next."""
+
+from ops.inr_layer.api import inr_layer, lattice_upsample
+from ops.inr_layer.inputs import AxisTaps, CoordFeatures
+
+__all__ = ["AxisTaps", "CoordFeatures", "inr_layer", "lattice_upsample"]

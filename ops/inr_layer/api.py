@@ -1,0 +1,87 @@
+"""Public entry points of `inr_layer` and `lattice_upsample`."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ops import _dispatch
+from ops.inr_layer import plain, reference
+from ops.inr_layer.inputs import AxisTaps, CoordFeatures
+
+
+def lattice_upsample(x: Tensor, rows: AxisTaps, cols: AxisTaps, impl: str = "auto") -> Tensor:
+    """Reads a lattice at the points of a finer grid: y = A_rows x A_cols^T per channel.
+
+    Nearest taps give piecewise constant, bilinear taps piecewise linear images, without any
+    clamping: which lattice entries exist is the plan's business (`networks.lattice`).
+
+    Gradients: any order in x.
+
+    Args:
+        x: Features [N, C, h, w].
+        rows: Taps of the vertical axis, `rows.size` = h, H points.
+        cols: Taps of the horizontal axis, `cols.size` = w, W points.
+        impl: "auto", or "ref" for the definition.
+
+    Returns:
+        Features [N, C, H, W] in the dtype of x.
+
+    Raises:
+        ValueError: If the taps belong to a lattice of another size.
+    """
+    if (rows.size, cols.size) != tuple(x.shape[2:]):
+        raise ValueError(
+            f"taps of a {rows.size} x {cols.size} lattice do not fit features {list(x.shape)}"
+        )
+    _dispatch.choose("inr_layer", [x, rows.index, cols.index], impl)
+    path = reference if impl == "ref" else plain
+    return path.lattice_upsample(x, rows, cols)
+
+
+def inr_layer(
+    weight: Tensor,  # [N, O, I + E]
+    x: Tensor | None = None,  # [N, I, h, w]
+    bias: Tensor | None = None,  # [O]
+    *,
+    taps: tuple[AxisTaps, AxisTaps] | None = None,
+    coords: CoordFeatures | None = None,
+    act: str = "linear",
+    gain: float | None = None,
+    clamp: float | None = None,
+    impl: str = "auto",
+) -> Tensor:  # [N, O, H, W]
+    """One 1x1 layer of a continuous image: y(p) = act(W [up(x)(p); e(p)] + b) * gain, clamped.
+
+    Gradients: any order in weight, x, bias and the coordinate features.
+
+    Args:
+        weight: Per-sample weights [N, O, I + E]: first the columns of x, then those of the
+            coordinate features in the order of `CoordFeatures`.
+        x: Features [N, I, h, w] on the lattice below (with taps) or on the output grid; None for
+            a layer that reads coordinates only.
+        bias: [O] or None.
+        taps: Vertical and horizontal taps into the lattice of x; None = x is on the output grid.
+        coords: Coordinate features at the points of the output grid; None = no such input.
+        act: Name of an activation of `ops.bias_act.activation_funcs`.
+        gain: Factor after the activation; None = the activation's default (sqrt 2 for lrelu).
+        clamp: Limit of |y| after the gain; None = no limit.
+        impl: "auto", or "ref" for the definition (upsample, concatenate, multiply, activate).
+
+    Returns:
+        Features [N, O, H, W] in the dtype of weight.
+
+    Raises:
+        ValueError: If the number of weight columns is not I + E, or x and coords are missing.
+    """
+    if x is None and coords is None:
+        raise ValueError("inr_layer needs features x, coordinate features, or both")
+    num_inputs = (0 if x is None else x.shape[1]) + (coords.num_channels() if coords else 0)
+    if weight.ndim != 3 or weight.shape[2] != num_inputs:
+        raise ValueError(
+            f"inr_layer: weight {list(weight.shape)} does not fit {num_inputs} input channels"
+        )
+    _dispatch.choose("inr_layer", [weight, x, bias], impl)
+    path = reference if impl == "ref" else plain
+    return path.inr_layer(
+        weight, x, bias, taps=taps, coords=coords, act=act, gain=gain, clamp=clamp
+    )

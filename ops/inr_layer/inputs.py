@@ -1,0 +1,77 @@
+"""What `inr_layer` reads besides weights and features: taps into a lattice, coordinate features."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class AxisTaps(NamedTuple):
+    """How one axis of the fine grid reads the lattice below.
+
+    y[j] = sum_t weight[j, t] * x[index[j, t]], as planned by `networks.lattice.Taps`.
+
+    Attributes:
+        index: int64 [n, T], T = 1 (nearest) or 2 (bilinear).
+        weight: float [n, T].
+        size: Number of lattice entries along this axis.
+        doubling: Offset of the first point among the halves of the entries, where both are
+            consecutive cells of lattices R and 2R; None otherwise.
+    """
+
+    index: Tensor
+    weight: Tensor
+    size: int
+    doubling: int | None = None
+
+    def matrix(self, dtype: torch.dtype) -> Tensor:
+        """The same map as a dense matrix [n, size]."""
+        zeros = torch.zeros([self.index.shape[0], self.size], dtype=dtype, device=self.index.device)
+        return zeros.scatter_add(1, self.index, self.weight.to(dtype))
+
+
+class CoordFeatures(NamedTuple):
+    """Features of the coordinates of a product grid of H x W points, by how they vary.
+
+    The channels of a layer's weight follow in this order. Absent parts are None.
+
+    Attributes:
+        cols: [E1, W], functions of x alone.
+        rows: [E2, H], functions of y alone.
+        shared: [E3, H, W], functions of both, the same for the whole batch.
+        own: [N, E4, H, W], functions of both, one set per image.
+    """
+
+    cols: Tensor | None = None
+    rows: Tensor | None = None
+    shared: Tensor | None = None
+    own: Tensor | None = None
+
+    def parts(self) -> list[Tensor]:
+        """The parts that are present, in channel order."""
+        return [part for part in self if part is not None]
+
+    def num_channels(self) -> int:
+        """Number of channels of all parts together."""
+        return sum(part.shape[1 if part.ndim == 4 else 0] for part in self.parts())
+
+    def to_dtype(self, dtype: torch.dtype) -> CoordFeatures:
+        """The same features in another dtype (cast after the sines and cosines)."""
+        return CoordFeatures(*[None if part is None else part.to(dtype) for part in self])
+
+    def dense(self, batch: int, height: int, width: int) -> Tensor:
+        """All features written out, [N, E, H, W]."""
+        full = []
+        for name, part in zip(self._fields, self):
+            if part is None:
+                continue
+            if name == "cols":
+                part = part[None, :, None, :]
+            elif name == "rows":
+                part = part[None, :, :, None]
+            elif name == "shared":
+                part = part[None]
+            full.append(part.expand(batch, part.shape[1], height, width))
+        return torch.cat(full, dim=1)

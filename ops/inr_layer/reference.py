@@ -1,0 +1,48 @@
+"""Definition of `inr_layer`: upsample, concatenate, multiply, activate. Slow, short, any order."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ops.bias_act import bias_act
+from ops.inr_layer.inputs import AxisTaps, CoordFeatures
+
+
+def lattice_upsample(x: Tensor, rows: AxisTaps, cols: AxisTaps, impl: str = "ref") -> Tensor:
+    """y = A_rows x A_cols^T per channel. See `ops.inr_layer.api.lattice_upsample`."""
+    return rows.matrix(x.dtype) @ x @ cols.matrix(x.dtype).t()
+
+
+def inr_layer(
+    weight: Tensor,  # [N, O, I + E]
+    x: Tensor | None = None,  # [N, I, h, w]
+    bias: Tensor | None = None,  # [O]
+    *,
+    taps: tuple[AxisTaps, AxisTaps] | None = None,
+    coords: CoordFeatures | None = None,
+    act: str = "linear",
+    gain: float | None = None,
+    clamp: float | None = None,
+    impl: str = "ref",
+) -> Tensor:  # [N, O, H, W]
+    """act(W [up(x); e(p)] + b) * gain, clamped. See `ops.inr_layer.api.inr_layer`."""
+    batch = weight.shape[0]
+    parts = []
+    if x is not None:
+        parts.append(x if taps is None else lattice_upsample(x, *taps))
+    if coords is not None:
+        height, width = _inr_grid_size(parts, coords)
+        parts.append(coords.dense(batch, height, width))
+    features = torch.cat(parts, dim=1)
+    y = torch.bmm(weight, features.flatten(2)).unflatten(2, features.shape[2:])
+    return bias_act(y, bias, act=act, gain=gain, clamp=clamp, impl="ref")
+
+
+def _inr_grid_size(parts: list[Tensor], coords: CoordFeatures) -> tuple[int, int]:
+    if parts:
+        return parts[0].shape[2], parts[0].shape[3]
+    for part in (coords.own, coords.shared):
+        if part is not None:
+            return part.shape[-2], part.shape[-1]
+    return coords.rows.shape[1], coords.cols.shape[1]
