@@ -1,0 +1,321 @@
+"""Generate images with a trained network: one PNG file per seed.
+
+Continuous generators draw the same image at any size and any part of the plane (--size, --region).
+
+Examples:
+    python generate.py --network=net.pkl --seeds=0-35 --outdir=out
+    python generate.py --network=net.pkl --seeds=1,4-6 --trunc=0.7 --size=1024 --outdir=out
+    python generate.py --network=net.pkl --seeds=3 --class=7 --region=-1/2,-1/2,3/2,3/2 --outdir=out
+    python generate.py --network=net.pkl --projected-w=projected_w.npz --outdir=out
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+import dnnlib
+import dnnlib.cli
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """Which part of the continuous image is drawn, and how; None = the training grid.
+
+    Attributes:
+        size: (H, W) samples.
+        region: (x0, y0, x1, y1); the unit square is the whole image, x right, y down.
+        lod: "fixed" samples the trained function, "scaled" shrinks its lattices with the size.
+    """
+
+    size: tuple[int, int] | None
+    region: tuple[Fraction, Fraction, Fraction, Fraction] | None
+    lod: str | None
+
+    def options(self) -> list[str]:
+        """Names of the options that were given."""
+        fields = ("size", "region", "lod")
+        return [f"--{name}" for name in fields if getattr(self, name) is not None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One image to draw: its file name and what determines it.
+
+    Attributes:
+        filename: without folder.
+        seed: of z and of random noise; None = projected.
+        label: class index; None = unconditional.
+        row: index into the projected ws; None = from seed.
+    """
+
+    filename: str
+    seed: int | None = None
+    label: int | None = None
+    row: int | None = None
+
+
+@dnnlib.cli.command()
+@click.option(
+    "--network", "network_pkl", metavar="FILE|URL", required=True, help="Network snapshot."
+)
+@click.option("--seeds", type=dnnlib.cli.SEEDS, help="Numbers and ranges, e.g. 1,4-6.")
+@click.option(
+    "--trunc", "psi", metavar="PSI", type=float, default=1.0, help="Truncation; 0 = average image."
+)
+@click.option(
+    "--class",
+    "classes",
+    metavar="INDEX",
+    type=dnnlib.cli.SEEDS,
+    help="Class of a conditional network; several (0-9) draw every seed once per class.",
+)
+@click.option(
+    "--noise-mode",
+    type=click.Choice(["const", "random", "none"]),
+    default="const",
+    help="Per-pixel noise of networks that have it.",
+)
+@click.option(
+    "--projected-w",
+    metavar="FILE.npz",
+    type=click.Path(),
+    help="Draw these ws instead of seeds: array w [N, num_ws, w_dim].",
+)
+@click.option("--outdir", metavar="DIR", type=click.Path(), required=True, help="Made if missing.")
+@click.option("--size", type=dnnlib.cli.SIZE, help="Continuous networks: side, or WIDTHxHEIGHT.")
+@click.option(
+    "--region",
+    type=dnnlib.cli.REGION,
+    help="Continuous networks: x0,y0,x1,y1; 0,0,1,1 is the whole image.",
+)
+@click.option(
+    "--lod",
+    type=click.Choice(["fixed", "scaled"]),
+    help="Continuous networks: sample the trained function (fixed, the default), or shrink its "
+    "lattices with the size.",
+)
+@click.option("--grid", is_flag=True, help="Also put all images on one sheet, grid.png.")
+@dnnlib.cli.device_option
+def main(
+    network_pkl: str,
+    seeds: list[int] | None,
+    psi: float,
+    classes: list[int] | None,
+    noise_mode: str,
+    projected_w: str | None,
+    outdir: str,
+    size: tuple[int, int] | None,
+    region: tuple[Fraction, Fraction, Fraction, Fraction] | None,
+    lod: str | None,
+    grid: bool,
+    device: str,
+) -> None:
+    """Generate images with a trained network, one PNG file per seed."""
+    if seeds is None and projected_w is None:
+        raise dnnlib.UserError("Name the images to draw: --seeds=0-35, or --projected-w=FILE.npz.")
+
+    from torch_utils import misc
+
+    torch_device = misc.resolve_device(device)
+    G = load_generator(network_pkl).to(torch_device)
+    view = View(size, region, lod)
+    _check_view(G, view, network_pkl)
+    projected = None
+    if projected_w is not None:
+        if seeds is not None:
+            _warn("--seeds is not used with --projected-w.")
+        projected = load_projected(projected_w, G).to(torch_device)
+        jobs = [Job(f"proj{row:02d}.png", row=row) for row in range(len(projected))]
+    else:
+        jobs = list(_seed_jobs(seeds or [], _checked_classes(G, classes)))
+    folder = _make_folder(outdir)
+
+    images = (draw(G, job, projected, psi, noise_mode, view) for job in jobs)
+    _write_images(jobs, images, folder, grid)
+
+
+def load_generator(network_pkl: str) -> torch.nn.Module:
+    """Read `G_ema` of a snapshot, in evaluation mode, on the CPU.
+
+    Args:
+        network_pkl: path or URL.
+
+    Raises:
+        dnnlib.UserError: the file cannot be opened, is no snapshot, or has no image-file channels.
+    """
+    import pickle
+
+    import legacy
+
+    try:
+        with dnnlib.util.open_url(network_pkl) as stream:
+            G = legacy.load_network_pkl(stream)["G_ema"]
+    except OSError as error:
+        raise dnnlib.UserError(f"Cannot open --network={network_pkl}: {error}") from error
+    except (pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
+        raise dnnlib.UserError(
+            f"--network={network_pkl} is not a network snapshot ({error}); "
+            "train.py writes them as network-snapshot-*.pkl."
+        ) from error
+    if G.img_channels not in (1, 3, 4):
+        raise dnnlib.UserError(
+            f"--network={network_pkl} draws {G.img_channels} channels; PNG files hold 1, 3 or 4."
+        )
+    return G.eval().requires_grad_(False)
+
+
+def load_projected(path: str, G: torch.nn.Module) -> torch.Tensor:
+    """Read array `w` of an npz file: float32 [N, num_ws, w_dim].
+
+    Raises:
+        dnnlib.UserError: not such a file, or an array of another shape.
+    """
+    import zipfile
+
+    import numpy as np
+    import torch
+
+    try:
+        with np.load(path) as archive:
+            ws = torch.from_numpy(np.asarray(archive["w"], dtype=np.float32))
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        raise dnnlib.UserError(
+            f"--projected-w={path} is not an npz file with an array w: {error}"
+        ) from error
+    if ws.ndim != 3 or ws.shape[1:] != (G.num_ws, G.w_dim):
+        raise dnnlib.UserError(
+            f"--projected-w={path} holds w of shape {list(ws.shape)}; this network needs "
+            f"[N, {G.num_ws}, {G.w_dim}]."
+        )
+    return ws
+
+
+def draw(
+    G: torch.nn.Module,
+    job: Job,
+    projected: torch.Tensor | None,
+    psi: float,
+    noise_mode: str,
+    view: View,
+) -> torch.Tensor:
+    """Draw one image: uint8 [C, H, W] on the CPU.
+
+    The result depends on the arguments only, not on what was drawn before.
+
+    Args:
+        G: generator.
+        job: seed and class, or row of `projected`.
+        projected: [N, num_ws, w_dim], float32, or None.
+        psi: truncation; 1 = none.
+        noise_mode: "const", "random" or "none"; ignored by networks without noise.
+        view: part and size of the image.
+    """
+    import numpy as np
+    import torch
+
+    from torch_utils.images import to_uint8
+
+    # Random noise comes from torch's generator: seeded per image, so that an image does not
+    # depend on the others of the same call.
+    torch.manual_seed(job.row if job.seed is None else job.seed)
+    with torch.inference_mode():
+        if job.row is not None:
+            ws = projected[job.row : job.row + 1]
+        else:
+            device = G.mapping.w_avg.device
+            z = torch.from_numpy(np.random.RandomState(job.seed).randn(1, G.z_dim)).to(
+                device, torch.float32
+            )
+            c = torch.zeros([1, G.c_dim], device=device)
+            if job.label is not None:
+                c[:, job.label] = 1
+            ws = G.mapping(z, c, truncation_psi=psi)
+        if view.options():
+            size = view.size or (G.img_resolution, G.img_resolution)
+            region = view.region or (0, 0, 1, 1)
+            image = G.synthesis.render(ws, region=region, size=size, lod=view.lod or "fixed")
+        else:
+            image = G.synthesis(ws, noise_mode=noise_mode)
+        return to_uint8(image)[0].cpu()
+
+
+def _check_view(G: torch.nn.Module, view: View, network_pkl: str) -> None:
+    if view.options() and not hasattr(G.synthesis, "render"):
+        raise dnnlib.UserError(
+            f"{view.options()[0]} is for continuous generators; {network_pkl} can draw only "
+            f"{G.img_resolution}x{G.img_resolution} pixels."
+        )
+
+
+def _checked_classes(G: torch.nn.Module, classes: list[int] | None) -> list[int] | None:
+    """Classes to draw; None = an unconditional network."""
+    if G.c_dim == 0:
+        if classes is not None:
+            _warn("--class is not used by this network, which is unconditional.")
+        return None
+    valid = f"0 to {G.c_dim - 1}"
+    if classes is None:
+        raise dnnlib.UserError(f"This network is conditional: choose a class, --class={valid}.")
+    if max(classes) >= G.c_dim:
+        raise dnnlib.UserError(f"--class={max(classes)} does not exist: this network has {valid}.")
+    return classes
+
+
+def _seed_jobs(seeds: list[int], classes: list[int] | None) -> Iterator[Job]:
+    """File names as StyleGAN2-ADA's; only several classes need one that names the class."""
+    for label in classes or [None]:
+        suffix = f"-class{label:02d}" if classes and len(classes) > 1 else ""
+        for seed in seeds:
+            yield Job(f"seed{seed:04d}{suffix}.png", seed=seed, label=label)
+
+
+def _make_folder(outdir: str) -> Path:
+    folder = Path(outdir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise dnnlib.UserError(f"Cannot make --outdir={outdir}: {error.strerror}.") from error
+    return folder
+
+
+def _write_images(
+    jobs: list[Job], images: Iterator[torch.Tensor], folder: Path, grid: bool
+) -> None:
+    """Write each image as soon as it is drawn, and at the end the sheet if wanted."""
+    import math
+
+    import torch
+
+    from dnnlib.progress import progress
+    from torch_utils.images import tile_grid, write_image
+
+    kept = []
+    for job, image in zip(progress(jobs, desc="Generating", unit="image"), images, strict=True):
+        write_image(folder / job.filename, image)
+        if grid:
+            kept.append(image)
+    if grid:
+        labels = len({job.label for job in jobs})
+        # One row per class; without classes about as many rows as columns.
+        columns = len(kept) // labels if labels > 1 else math.ceil(math.sqrt(len(kept)))
+        rows = math.ceil(len(kept) / columns)
+        blank = [torch.zeros_like(kept[0])] * (rows * columns - len(kept))
+        write_image(folder / "grid.png", tile_grid(torch.stack(kept + blank), (columns, rows)))
+    print(f"Wrote {len(jobs)} images to {folder}")
+
+
+def _warn(message: str) -> None:
+    click.echo(f"Warning: {message}", err=True)
+
+
+if __name__ == "__main__":
+    main()
