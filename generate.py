@@ -15,7 +15,7 @@ import dataclasses
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -24,26 +24,6 @@ import dnnlib.cli
 
 if TYPE_CHECKING:
     import torch
-
-
-@dataclasses.dataclass(frozen=True)
-class View:
-    """Which part of the continuous image is drawn, and how; None = the training grid.
-
-    Attributes:
-        size: (H, W) samples.
-        region: (x0, y0, x1, y1); the unit square is the whole image, x right, y down.
-        lod: "fixed" samples the trained function, "scaled" shrinks its lattices with the size.
-    """
-
-    size: tuple[int, int] | None
-    region: tuple[Fraction, Fraction, Fraction, Fraction] | None
-    lod: str | None
-
-    def options(self) -> list[str]:
-        """Names of the options that were given."""
-        fields = ("size", "region", "lod")
-        return [f"--{name}" for name in fields if getattr(self, name) is not None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,8 +107,13 @@ def main(
 
     torch_device = misc.resolve_device(device)
     G = load_generator(network_pkl).to(torch_device)
-    view = View(size, region, lod)
-    _check_view(G, view, network_pkl)
+    view = {"size": size, "region": region, "lod": lod}
+    view = {name: value for name, value in view.items() if value is not None}
+    if view and not hasattr(G.synthesis, "render"):
+        raise dnnlib.UserError(
+            f"--{next(iter(view))} is for continuous generators; {network_pkl} can draw only "
+            f"{G.img_resolution}x{G.img_resolution} pixels."
+        )
     projected = None
     if projected_w is not None:
         if seeds is not None:
@@ -150,27 +135,12 @@ def load_generator(network_pkl: str) -> torch.nn.Module:
         network_pkl: path or URL.
 
     Raises:
-        dnnlib.UserError: the file cannot be opened, is no snapshot, or has no image-file channels.
+        dnnlib.UserError: the file cannot be opened or is no snapshot.
     """
-    import pickle
-
     import legacy
 
-    try:
-        with dnnlib.util.open_url(network_pkl) as stream:
-            G = legacy.load_network_pkl(stream)["G_ema"]
-    except OSError as error:
-        raise dnnlib.UserError(f"Cannot open --network={network_pkl}: {error}") from error
-    except (pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
-        raise dnnlib.UserError(
-            f"--network={network_pkl} is not a network snapshot ({error}); "
-            "train.py writes them as network-snapshot-*.pkl."
-        ) from error
-    if G.img_channels not in (1, 3, 4):
-        raise dnnlib.UserError(
-            f"--network={network_pkl} draws {G.img_channels} channels; PNG files hold 1, 3 or 4."
-        )
-    return G.eval().requires_grad_(False)
+    with dnnlib.util.open_url(network_pkl) as stream:
+        return legacy.load_network_pkl(stream)["G_ema"].eval().requires_grad_(False)
 
 
 def load_projected(path: str, G: torch.nn.Module) -> torch.Tensor:
@@ -205,7 +175,7 @@ def draw(
     projected: torch.Tensor | None,
     psi: float,
     noise_mode: str,
-    view: View,
+    view: dict[str, Any],
 ) -> torch.Tensor:
     """Draw one image: uint8 [C, H, W] on the CPU.
 
@@ -217,7 +187,7 @@ def draw(
         projected: [N, num_ws, w_dim], float32, or None.
         psi: truncation; 1 = none.
         noise_mode: "const", "random" or "none"; ignored by networks without noise.
-        view: part and size of the image.
+        view: arguments of `synthesis.render`; empty = the training grid.
     """
     import numpy as np
     import torch
@@ -239,21 +209,11 @@ def draw(
             if job.label is not None:
                 c[:, job.label] = 1
             ws = G.mapping(z, c, truncation_psi=psi)
-        if view.options():
-            size = view.size or (G.img_resolution, G.img_resolution)
-            region = view.region or (0, 0, 1, 1)
-            image = G.synthesis.render(ws, region=region, size=size, lod=view.lod or "fixed")
+        if view:
+            image = G.synthesis.render(ws, **view)
         else:
             image = G.synthesis(ws, noise_mode=noise_mode)
         return to_uint8(image)[0].cpu()
-
-
-def _check_view(G: torch.nn.Module, view: View, network_pkl: str) -> None:
-    if view.options() and not hasattr(G.synthesis, "render"):
-        raise dnnlib.UserError(
-            f"{view.options()[0]} is for continuous generators; {network_pkl} can draw only "
-            f"{G.img_resolution}x{G.img_resolution} pixels."
-        )
 
 
 def _checked_classes(G: torch.nn.Module, classes: list[int] | None) -> list[int] | None:
@@ -262,9 +222,9 @@ def _checked_classes(G: torch.nn.Module, classes: list[int] | None) -> list[int]
         if classes is not None:
             _warn("--class is not used by this network, which is unconditional.")
         return None
-    valid = f"0 to {G.c_dim - 1}"
+    valid = f"--class=0 to --class={G.c_dim - 1}"
     if classes is None:
-        raise dnnlib.UserError(f"This network is conditional: choose a class, --class={valid}.")
+        raise dnnlib.UserError(f"This network is conditional: choose a class, {valid}.")
     if max(classes) >= G.c_dim:
         raise dnnlib.UserError(f"--class={max(classes)} does not exist: this network has {valid}.")
     return classes
@@ -308,8 +268,7 @@ def _write_images(
         # One row per class; without classes about as many rows as columns.
         columns = len(kept) // labels if labels > 1 else math.ceil(math.sqrt(len(kept)))
         rows = math.ceil(len(kept) / columns)
-        blank = [torch.zeros_like(kept[0])] * (rows * columns - len(kept))
-        write_image(folder / "grid.png", tile_grid(torch.stack(kept + blank), (columns, rows)))
+        write_image(folder / "grid.png", tile_grid(torch.stack(kept), (columns, rows)))
     print(f"Wrote {len(jobs)} images to {folder}")
 
 
