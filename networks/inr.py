@@ -8,8 +8,9 @@ features by weights composed per image (factorised multiplicative modulation, FM
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
-from typing import NamedTuple, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn

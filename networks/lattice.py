@@ -9,10 +9,10 @@ point at (2i+1)/(2R); cells continue by index outside the square (i < 0 and i >=
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
-from typing import Sequence
 
 import numpy as np
 

@@ -6,8 +6,9 @@ Works for every synthesis network that offers `img_shape`, `upsampling`, `lattic
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from typing import Any, Iterator, NamedTuple, Sequence
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 

@@ -1,0 +1,276 @@
+"""The contract of the continuous image, for every continuous preset, and its definition.
+
+`literal_value` evaluates F at one point by following the definition with fractions and one
+matrix-vector product per layer, sharing nothing with the rendering code but the weights.
+"""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from networks import build_generator
+from networks.presets import PRESETS
+from networks.render import render_tiles
+
+CONTINUOUS = [name for name, preset in PRESETS.items() if preset.continuous]
+CLOSE = {"rtol": 0, "atol": 2e-5}  # sums in another order; values are of the order of 1
+
+
+@pytest.fixture(scope="module", params=CONTINUOUS)
+def network(request):
+    torch.manual_seed(1)
+    generator = build_generator(
+        request.param,
+        z_dim=16,
+        c_dim=0,
+        w_dim=16,
+        img_resolution=32,
+        img_channels=3,
+        mapping_kwargs={"num_layers": 2},
+        synthesis_kwargs={"channel_base": 512, "channel_max": 16},
+    )
+    for name, parameter in generator.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter.data)
+    return generator.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def ws(network):
+    return network.mapping(torch.randn(2, 16, generator=torch.Generator().manual_seed(2)), None)
+
+
+def literal_value(synthesis, theta, sample, x, y):
+    """F(x, y) of one image, straight from the definition. Returns [C]."""
+    blocks, sizes = synthesis.blocks(), synthesis.block_resolutions
+
+    def features(level, px, py):
+        block, weights = blocks[level], theta[level]
+        u, v = float(2 * px - 1), float(2 * py - 1)
+        phases = lambda c: [2.0**m * math.pi / 2 * c for m in range(block.octaves)]  # noqa: E731
+        pair = lambda angles: [*map(math.sin, angles), *map(math.cos, angles)]  # noqa: E731
+        values = pair(phases(u)) + pair(phases(v))
+        values += pair([r[0] * u + r[1] * v for r in block.shared_rows.tolist()])
+        if weights.rows is not None:
+            rows, phase = weights.rows[sample].tolist(), weights.phase[sample].tolist()
+            values += pair([r[0] * u + r[1] * v + b for r, b in zip(rows, phase)])
+        return np.array(values)
+
+    def block_value(level, px, py):
+        block, weights = blocks[level], theta[level]
+        h, rgb = features(level, px, py), np.zeros(block.img_channels)
+        if level > 0:
+            size = sizes[level - 1]
+            if synthesis.upsampling == "nearest":
+                taps = [(math.floor(px * size), math.floor(py * size), 1.0)]
+            else:
+                tx, ty = px * size - Fraction(1, 2), py * size - Fraction(1, 2)
+                ix, iy = math.floor(tx), math.floor(ty)
+                fx, fy = float(tx - ix), float(ty - iy)
+                taps = [
+                    (ix + i, iy + j, (fx if i else 1 - fx) * (fy if j else 1 - fy))
+                    for i in (0, 1)
+                    for j in (0, 1)
+                ]
+            context = 0
+            for i, j, share in taps:
+                centre = Fraction(2 * i + 1, 2 * size), Fraction(2 * j + 1, 2 * size)
+                below, image = block_value(level - 1, *centre)
+                context, rgb = context + share * below, rgb + share * image
+            h = np.concatenate([context, h])
+        for layer, weight in zip(block.layers, weights.layers):
+            h = weight[sample].double().numpy() @ h + layer.bias.double().numpy()
+            h = np.where(h > 0, h, 0.2 * h) * math.sqrt(2)
+        return h, rgb + weights.rgb[sample].double().numpy() @ h + block.torgb.bias.numpy()
+
+    return block_value(len(blocks) - 1, x, y)[1]
+
+
+@pytest.mark.parametrize(
+    "at", [(Fraction(1, 64), Fraction(3, 64)), (Fraction(5, 7), Fraction(-1, 9))]
+)
+def test_render_is_the_definition(network, ws, at):
+    x, y = at
+    tiny = Fraction(1, 1000)
+    region = (x - tiny, y - tiny, x + tiny, y + tiny)
+    theta = network.synthesis.compose(ws)
+    image = network.synthesis.render(ws, region, size=1)[:, :, 0, 0]
+    for sample in range(2):
+        expected = literal_value(network.synthesis, theta, sample, x, y)
+        np.testing.assert_allclose(image[sample].numpy(), expected, rtol=0, atol=1e-4)
+
+
+def test_1_unit_square_at_training_size_equals_the_generator(network, ws):
+    z = torch.randn(3, 16)
+    image = network(z, None)
+    assert image.shape == (3, 3, 32, 32)
+    torch.testing.assert_close(
+        network.synthesis.render(network.mapping(z, None)), image, rtol=0, atol=0
+    )
+
+
+@pytest.mark.parametrize("size", [(32, 32), (7, 5), (1, 33)])
+def test_2_denser_grid_keeps_the_values_at_shared_points(network, ws, size):
+    coarse = network.synthesis.render(ws, size=size)
+    dense = network.synthesis.render(ws, size=(3 * size[0], 3 * size[1]))
+    torch.testing.assert_close(dense[:, :, 1::3, 1::3], coarse, **CLOSE)
+
+
+@pytest.mark.parametrize("region", [(0.1, -0.3, 1.2, 0.8), (0, 0, 1, 1)])
+def test_3_region_of_a_larger_render_equals_rendering_it(network, ws, region):
+    x0, y0, x1, y1 = region
+    whole = network.synthesis.render(ws, region, size=(30, 44))
+    part_region = (
+        Fraction(str(x0)) + Fraction(11, 44) * Fraction(str(round(x1 - x0, 6))),
+        Fraction(str(y0)) + Fraction(6, 30) * Fraction(str(round(y1 - y0, 6))),
+        Fraction(str(x0)) + Fraction(33, 44) * Fraction(str(round(x1 - x0, 6))),
+        Fraction(str(y0)) + Fraction(21, 30) * Fraction(str(round(y1 - y0, 6))),
+    )
+    part = network.synthesis.render(ws, part_region, size=(15, 22))
+    torch.testing.assert_close(part, whole[:, :, 6:21, 11:33], **CLOSE)
+
+
+@pytest.mark.parametrize("budget", [2**14, 2**17])
+def test_4_tile_size_does_not_matter(network, ws, budget):
+    region, size = (-0.2, 0.1, 0.7, 1.4), (37, 53)
+    tiles = list(render_tiles(network.synthesis, ws, region, size, tile_budget=budget))
+    assert len(tiles) > 1
+    whole = network.synthesis.render(ws, region, size)
+    tiled = network.synthesis.render(ws, region, size, tile_budget=budget)
+    torch.testing.assert_close(tiled, whole, **CLOSE)
+
+
+def test_4_batch_size_and_order_do_not_matter(network):
+    ws = network.mapping(torch.randn(5, 16), None)
+    together = network.synthesis.render(ws, (0, 0, 1.5, 1.5), 20)
+    order = torch.tensor([3, 0, 4, 2, 1])
+    torch.testing.assert_close(
+        network.synthesis.render(ws[order], (0, 0, 1.5, 1.5), 20), together[order], **CLOSE
+    )
+    alone = torch.cat([network.synthesis.render(w[None], (0, 0, 1.5, 1.5), 20) for w in ws])
+    torch.testing.assert_close(alone, together, **CLOSE)
+
+
+class _CountPoints:
+    """Counts the points at which each block is evaluated."""
+
+    def __init__(self, synthesis):
+        self.points = []
+        self.handles = [block.register_forward_hook(self) for block in synthesis.blocks()]
+
+    def __call__(self, module, inputs, output):
+        self.points.append(output[0].shape[2] * output[0].shape[3])
+
+    def close(self):
+        for handle in self.handles:
+            handle.remove()
+        return self.points
+
+
+def count_points(synthesis, *args, **kwargs):
+    counter = _CountPoints(synthesis)
+    synthesis.render(*args, **kwargs)
+    return counter.close()
+
+
+def test_5_smaller_image_samples_the_same_function_and_costs_less(network, ws):
+    small = network.synthesis.render(ws, size=4)
+    torch.testing.assert_close(
+        small, network.synthesis.render(ws, size=12)[:, :, 1::3, 1::3], **CLOSE
+    )
+    reads = 1 if network.synthesis.upsampling == "nearest" else 2
+    # Every sample reads 1 or 2 cells per axis of each lattice; lattice 8 has no more to give.
+    top, middle, low = 4**2, (4 * reads) ** 2, (4 * reads) ** 2
+    assert count_points(network.synthesis, ws, size=4) == [low, middle, top]
+
+
+def test_5_scaled_pyramid_shrinks_with_the_sampling_rate(network, ws):
+    full = count_points(network.synthesis, ws, lod="scaled")
+    quarter = count_points(network.synthesis, ws, size=8, lod="scaled")
+    halo = 0 if network.synthesis.upsampling == "nearest" else 2
+    assert full == [(8 + halo) ** 2, (16 + halo) ** 2, 32**2]
+    assert quarter == [(2 + halo) ** 2, (4 + halo) ** 2, 8**2]
+    torch.testing.assert_close(
+        network.synthesis.render(ws, lod="scaled"), network.synthesis(ws), rtol=0, atol=0
+    )
+
+
+def test_6_any_region_any_shape_and_no_border(network, ws):
+    wide = network.synthesis.render(ws, (-1, -0.5, 2, 1.5), size=(64, 96))
+    assert wide.shape == (2, 3, 64, 96) and bool(wide.isfinite().all())
+    torch.testing.assert_close(wide[:, :, 16:48, 32:64], network.synthesis(ws), **CLOSE)
+    # The area outside is no repetition of the border pixels.
+    assert (wide[:, :, 20, 20] - wide[:, :, 20, 32]).abs().max() > 1e-3
+
+
+@given(
+    st.fractions(-2, 2, max_denominator=64),
+    st.fractions(-2, 2, max_denominator=64),
+    st.integers(1, 9),
+    st.integers(1, 9),
+)
+def test_6_shifting_the_region_by_samples_shifts_the_picture(x, y, height, width):
+    torch.manual_seed(0)
+    for name in CONTINUOUS:
+        kwargs = {"z_dim": 4, "c_dim": 0, "w_dim": 4, "img_resolution": 16, "img_channels": 1}
+        synthesis = build_generator(name, **kwargs, channel_base=64, channel_max=4).synthesis
+        ws = torch.randn(1, synthesis.num_ws, 4)
+        step = Fraction(1, 11)
+        region = (x, y, x + step * width, y + step * height)
+        right = (x + step, y + step, x + step * (width + 1), y + step * (height + 1))
+        with torch.no_grad():
+            a = synthesis.render(ws, region, (height, width))
+            b = synthesis.render(ws, right, (height, width))
+        torch.testing.assert_close(a[:, :, 1:, 1:], b[:, :, :-1, :-1], rtol=0, atol=1e-4)
+
+
+class _LargestTensor(TorchDispatchMode):
+    """Records the largest number of elements that any operation returned."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(tensor, torch.Tensor):
+                self.numel = max(self.numel, tensor.untyped_storage().nbytes() // 4)
+        return result
+
+
+def test_8_memory_is_bounded_whatever_the_output_size(network, ws):
+    largest = []
+    for size in (64, 256):
+        with _LargestTensor() as record:
+            tiles = render_tiles(network.synthesis, ws, size=size, tile_budget=2**19)
+            assert sum(tile.pixels[0, 0].numel() for tile in tiles) == size * size
+        largest.append(record.numel)
+    assert largest[1] <= 1.1 * largest[0]
+    assert largest[1] * 4 <= 2**19
+
+
+@pytest.mark.parametrize(
+    "kwargs,words",
+    [
+        ({"region": (0, 0, 0, 1)}, "x0 < x1"),
+        ({"region": (0, 0, 1)}, "x0, y0, x1, y1"),
+        ({"size": 0}, "at least 1 x 1"),
+        ({"lod": "auto"}, "'auto'"),
+    ],
+)
+def test_refuses_what_cannot_be_rendered(network, ws, kwargs, words):
+    with pytest.raises(ValueError, match=words):
+        network.synthesis.render(ws, **kwargs)
+
+
+def test_gradients_flow_through_render(network, ws):
+    w = ws.clone().requires_grad_()
+    network.synthesis.render(w, (0, 0, 2, 1), (5, 9), tile_budget=2**12).square().sum().backward()
+    assert w.grad.abs().sum() > 0

@@ -1,0 +1,108 @@
+"""The geometry against exact fractions."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from networks.lattice import (
+    Points,
+    axis_levels,
+    cell_points,
+    cell_taps,
+    grid_points,
+    scaled_lattices,
+    snap,
+    unit_square_levels,
+)
+
+FRACTIONS = st.fractions(-3, 3, max_denominator=2**20)
+
+
+def exact(points: Points) -> list[Fraction]:
+    return [Fraction(int(n), points.denominator) for n in points.numerators]
+
+
+@pytest.mark.parametrize(
+    "value,expected",
+    [(0.1, Fraction(1, 10)), (-0.3, Fraction(-3, 10)), (2, Fraction(2)), (1 / 3, Fraction(1, 3))],
+)
+def test_floats_mean_the_fraction_they_stand_for(value, expected):
+    assert snap(value) == expected
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_refuses_coordinates_that_are_not_finite(value):
+    with pytest.raises(ValueError, match="finite"):
+        snap(value)
+
+
+@given(FRACTIONS, FRACTIONS, st.integers(1, 50))
+def test_grid_points_are_exact_pixel_centres(start, stop, count):
+    step = (stop - start) / count
+    assert exact(grid_points(start, stop, count)) == [
+        start + (j + Fraction(1, 2)) * step for j in range(count)
+    ]
+
+
+def test_huge_denominators_do_not_overflow():
+    start, stop = Fraction(1, 2**20 - 1), Fraction(1, 2**20 - 3)
+    points = grid_points(start, stop, 16384)
+    assert exact(points)[-1] == start + Fraction(32767, 32768) * (stop - start)
+    cells, _ = cell_taps(points, 4096, "bilinear")
+    assert set(cells.ravel()) == {-1, 0}
+    values = points.values()
+    assert values.dtype == np.float64 and values[0] == float(exact(points)[0])
+
+
+@given(FRACTIONS, FRACTIONS, st.integers(1, 9), st.integers(1, 300))
+def test_nearest_cell_contains_the_point(start, stop, count, num_cells):
+    points = grid_points(start, stop, count)
+    cells, weight = cell_taps(points, num_cells, "nearest")
+    assert [int(c) for c in cells[:, 0]] == [math.floor(p * num_cells) for p in exact(points)]
+    assert np.all(weight == 1)
+
+
+@given(FRACTIONS, FRACTIONS, st.integers(1, 9), st.integers(1, 300))
+def test_bilinear_taps_reproduce_linear_functions(start, stop, count, num_cells):
+    points = grid_points(start, stop, count)
+    cells, weight = cell_taps(points, num_cells, "bilinear")
+    for p, pair, share in zip(exact(points), cells, weight):
+        centres = [Fraction(2 * int(c) + 1, 2 * num_cells) for c in pair]
+        assert centres[0] <= p <= centres[1]
+        assert math.isclose(
+            float(p), sum(float(c) * s for c, s in zip(centres, share)), abs_tol=1e-12
+        )
+
+
+@pytest.mark.parametrize("upsampling,halo", [("nearest", 0), ("bilinear", 1)])
+def test_training_grid_reads_every_lattice_with_its_halo(upsampling, halo):
+    levels = unit_square_levels((8, 16, 32), upsampling)
+    assert [len(level.points) for level in levels] == [8 + 2 * halo, 16 + 2 * halo, 32]
+    assert [level.taps and level.taps.doubling for level in levels] == [None, halo, 2 * halo]
+    assert levels[0].points[0] == (1 - 2 * halo) / 16
+
+
+def test_few_samples_read_few_cells():
+    points = grid_points(Fraction(0), Fraction(1), 4)
+    nearest = axis_levels(points, (32, 64, 128, 256), "nearest")
+    assert [len(level.points) for level in nearest] == [4, 4, 4, 4]
+    bilinear = axis_levels(points, (32, 64, 128, 256), "bilinear")
+    assert [len(level.points) for level in bilinear] == [8, 8, 8, 4]
+
+
+def test_cells_outside_the_square_continue_by_index():
+    points = cell_points(np.array([-3, 20]), 16)
+    cells, _ = cell_taps(points, 8, "nearest")
+    assert cells[:, 0].tolist() == [-2, 10]
+
+
+def test_scaled_lattices_follow_the_sampling_rate():
+    assert scaled_lattices((32, 64, 128, 256), Fraction(64)) == [8, 16, 32, 64]
+    assert scaled_lattices((8, 16, 32), Fraction(1)) == [1, 1, 1]
+    assert scaled_lattices((8, 16, 32), Fraction(48)) == [12, 24, 48]

@@ -1,0 +1,58 @@
+"""fourier: definition, gradients (also of the coordinates), refusals."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from ops.fourier import fourier
+
+
+def test_hand_computed_case():
+    u, v = torch.tensor([0.0, 1.0]), torch.tensor([0.0, 1.0, 2.0])
+    rows = torch.tensor([[math.pi / 2, math.pi]])
+    sin, cos = fourier(u, v, rows)
+    torch.testing.assert_close(
+        sin, torch.tensor([[0.0, 1.0], [0.0, -1.0], [0.0, 1.0]]), rtol=0, atol=1e-6
+    )
+    torch.testing.assert_close(
+        cos, torch.tensor([[1.0, 0.0], [-1.0, 0.0], [1.0, 0.0]]), rtol=0, atol=1e-6
+    )
+
+
+def test_per_image_rows_and_phases_equal_one_call_per_image():
+    u, v = torch.linspace(-1, 1, 5), torch.linspace(-1, 1, 3)
+    rows, phase = torch.randn(4, 7, 2), torch.randn(4, 7)
+    together = fourier(u, v, rows, phase)
+    assert together.shape == (4, 14, 3, 5)
+    apart = torch.stack([fourier(u, v, r, p) for r, p in zip(rows, phase)])
+    torch.testing.assert_close(together, apart, rtol=0, atol=0)
+
+
+def test_gradients_of_first_and_second_order():
+    inputs = [
+        torch.randn(shape, dtype=torch.float64, requires_grad=True)
+        for shape in ([3], [2], [2, 2, 2], [2, 2])
+    ]
+    assert torch.autograd.gradcheck(fourier, inputs)
+    assert torch.autograd.gradgradcheck(fourier, inputs)
+
+
+@pytest.mark.parametrize(
+    "u,v,rows,phase,words",
+    [
+        ([3], [2], [4, 3], None, "rows"),
+        ([3], [2], [4, 2], [3], "does not fit"),
+        ([3, 1], [2], [4, 2], None, "1-D"),
+    ],
+)
+def test_refuses_shapes_that_do_not_fit(u, v, rows, phase, words):
+    with pytest.raises(ValueError, match=words):
+        fourier(
+            torch.zeros(u),
+            torch.zeros(v),
+            torch.zeros(rows),
+            None if phase is None else torch.zeros(phase),
+        )

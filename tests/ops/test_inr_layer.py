@@ -1,0 +1,176 @@
+"""inr_layer and lattice_upsample: the fast path equals the definition, to second order."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from networks.inr import axis_taps
+from networks.lattice import axis_levels, grid_points
+from ops.inr_layer import AxisTaps, CoordFeatures, inr_layer, lattice_upsample
+
+CPU = torch.device("cpu")
+
+
+def make_taps(upsampling, lattices, start=0, stop=1, count=None, dtype=torch.float32) -> AxisTaps:
+    points = grid_points(Fraction(start), Fraction(stop), count or lattices[-1])
+    taps = axis_taps(axis_levels(points, lattices, upsampling)[-1].taps, CPU)
+    return taps._replace(weight=taps.weight.to(dtype))
+
+
+def make_coords(n=2, height=3, width=5, dtype=torch.float32, grad=False) -> CoordFeatures:
+    shapes = ([2, width], [3, height], [4, height, width], [n, 1, height, width])
+    return CoordFeatures(*[torch.randn(s, dtype=dtype, requires_grad=grad) for s in shapes])
+
+
+def test_upsampling_by_hand():
+    x = torch.tensor([[[[0.0, 4.0]]]])
+    row = AxisTaps(torch.zeros(1, 1, dtype=torch.int64), torch.ones(1, 1), 1)
+    bilinear = AxisTaps(torch.tensor([[0, 1]] * 3), torch.tensor([[1, 0], [0.5, 0.5], [0, 1]]), 2)
+    y = lattice_upsample(x, row, bilinear._replace(weight=bilinear.weight.float()))
+    torch.testing.assert_close(y, torch.tensor([[[[0.0, 2.0, 4.0]]]]))
+
+
+@pytest.mark.parametrize("upsampling", ["nearest", "bilinear"])
+@pytest.mark.parametrize(
+    "lattices,start,stop,count",
+    [
+        pytest.param((4, 8), 0, 1, None, id="small-doubling"),
+        pytest.param((32, 64), 0, 1, None, id="large-doubling"),
+        pytest.param((32, 64), Fraction(-1, 3), Fraction(7, 5), 101, id="large-any"),
+        pytest.param((40, 50), 0, 1, 13, id="fewer-points-than-cells"),
+        pytest.param((1, 2), 0, 1, 1, id="one-point"),
+    ],
+)
+def test_upsampling_equals_definition(upsampling, lattices, start, stop, count):
+    rows = make_taps(upsampling, lattices, start, stop, count)
+    cols = make_taps(upsampling, lattices, 0, 1, 17)
+    for vertical, horizontal in ((rows, cols), (rows, rows), (cols, rows)):
+        x = torch.randn(2, 3, vertical.size, horizontal.size)
+        expected = lattice_upsample(x, vertical, horizontal, impl="ref")
+        actual = lattice_upsample(x, vertical, horizontal)
+        torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+@given(
+    st.sampled_from(["nearest", "bilinear"]),
+    st.fractions(-2, 2, max_denominator=50),
+    st.integers(1, 40),
+)
+def test_upsampling_keeps_constants_and_is_linear(upsampling, start, count):
+    taps = make_taps(upsampling, (32, 64), start, start + 1, count)
+    x, y = torch.randn(2, 1, 2, taps.size, taps.size).unbind(0)
+    ones = lattice_upsample(torch.ones_like(x), taps, taps)
+    torch.testing.assert_close(ones, torch.ones_like(ones))
+    torch.testing.assert_close(
+        lattice_upsample(2 * x - y, taps, taps),
+        2 * lattice_upsample(x, taps, taps) - lattice_upsample(y, taps, taps),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("act,clamp", [("lrelu", None), ("lrelu", 0.7), ("tanh", None)])
+@pytest.mark.parametrize("with_coords", [False, True])
+@pytest.mark.parametrize("with_taps", [False, True])
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (31, 37)])
+def test_layer_equals_definition(act, clamp, with_coords, with_taps, size):
+    height, width = size
+    taps = None
+    x = torch.randn(2, 6, height, width)
+    if with_taps:
+        taps = tuple(make_taps("bilinear", (20, 40), 0, Fraction(1, 3), n) for n in size)
+        x = torch.randn(2, 6, taps[0].size, taps[1].size)
+    coords = make_coords(2, height, width) if with_coords else None
+    weight = torch.randn(2, 7, 6 + (10 if with_coords else 0))
+    kwargs = {"taps": taps, "coords": coords, "act": act, "clamp": clamp}
+    bias = torch.randn(7)
+    actual = inr_layer(weight, x, bias, **kwargs)
+    assert actual.shape == (2, 7, height, width)
+    torch.testing.assert_close(
+        actual,
+        inr_layer(weight, x, bias, impl="ref", **kwargs),
+        rtol=1e-4,
+        atol=2e-5,  # sums of up to 16 products in another order
+    )
+
+
+def test_layer_of_coordinates_only_and_sliced_features():
+    coords = make_coords(2, 3, 5)
+    weight = torch.randn(2, 7, 10)
+    torch.testing.assert_close(
+        inr_layer(weight, None, None, coords=coords),
+        inr_layer(weight, None, None, coords=coords, impl="ref"),
+        rtol=1e-5,
+        atol=1e-5,
+    )
+    x = torch.randn(2, 4, 9, 11)[:, 1:, 2:5, ::2]
+    torch.testing.assert_close(
+        inr_layer(weight[:, :, :3], x), inr_layer(weight[:, :, :3], x.contiguous())
+    )
+
+
+@pytest.mark.parametrize("upsampling", ["nearest", "bilinear"])
+def test_gradients_of_first_and_second_order(upsampling):
+    double = torch.float64
+    taps = (
+        make_taps(upsampling, (4, 8), 0, Fraction(3, 8), 3, double),
+        make_taps(upsampling, (4, 8), 0, Fraction(5, 8), 5, double),
+    )
+    coords = make_coords(2, 3, 5, double, grad=True)
+    x = torch.randn(2, 2, taps[0].size, taps[1].size, dtype=double, requires_grad=True)
+    weight = torch.randn(2, 3, 12, dtype=double, requires_grad=True)
+    bias = torch.randn(3, dtype=double, requires_grad=True)
+
+    def call(weight, x, bias, *parts):
+        return inr_layer(weight, x, bias, taps=taps, coords=CoordFeatures(*parts), act="lrelu")
+
+    assert torch.autograd.gradcheck(call, (weight, x, bias, *coords))
+    assert torch.autograd.gradgradcheck(call, (weight, x, bias, *coords))
+
+
+def test_bfloat16_is_no_worse_than_the_definition_in_bfloat16():
+    taps = (make_taps("bilinear", (8, 16)),) * 2
+    x = torch.randn(2, 32, taps[0].size, taps[1].size, dtype=torch.float64)
+    coords = make_coords(2, 16, 16, torch.float64)
+    weight, bias = torch.randn(2, 16, 42, dtype=torch.float64) / 6, torch.randn(16).double()
+    kwargs = {"taps": taps, "act": "lrelu"}
+    exact = inr_layer(weight, x, bias, coords=coords, impl="ref", **kwargs)
+
+    def rounded(impl):
+        low = torch.bfloat16
+        y = inr_layer(
+            weight.to(low),
+            x.to(low),
+            bias.to(low),
+            coords=coords.to_dtype(low),
+            impl=impl,
+            **kwargs,
+        )
+        return (y.double() - exact).square().mean().sqrt().item()
+
+    assert rounded("auto") <= 2 * rounded("ref")
+
+
+def test_refuses_what_does_not_fit():
+    with pytest.raises(ValueError, match="needs features"):
+        inr_layer(torch.zeros(1, 2, 3))
+    with pytest.raises(ValueError, match="5 input channels"):
+        inr_layer(torch.zeros(1, 2, 3), torch.zeros(1, 5, 4, 4))
+    taps = make_taps("nearest", (4, 8))
+    with pytest.raises(ValueError, match="4 x 4 lattice"):
+        lattice_upsample(torch.zeros(1, 1, 5, 5), taps, taps)
+
+
+def test_taps_matrix_is_the_same_map():
+    taps = make_taps("bilinear", (6, 11), Fraction(-1, 7), Fraction(9, 8), 9)
+    x = np.random.RandomState(0).randn(taps.size).astype(np.float32)
+    expected = (taps.weight.numpy() * x[taps.index.numpy()]).sum(axis=1)
+    np.testing.assert_allclose(
+        taps.matrix(torch.float32).numpy() @ x, expected, rtol=1e-5, atol=1e-6
+    )
