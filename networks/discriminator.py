@@ -18,10 +18,11 @@ from networks.layers import (
     check_shape,
     compute_dtype,
     first_fp16_resolution,
+    resample_taps,
     resolution_log2,
 )
 from networks.mapping import MappingNetwork
-from ops.upfirdn2d import downsample2d, setup_filter
+from ops.upfirdn2d import downsample2d
 
 
 class DiscriminatorBlock(nn.Module):
@@ -72,7 +73,7 @@ class DiscriminatorBlock(nn.Module):
         self.architecture = architecture
         self.use_fp16 = use_fp16
         self.channels_last = use_fp16 and fp16_channels_last
-        self.register_buffer("resample_filter", setup_filter(resample_filter))
+        self.register_buffer("resample_filter", resample_taps(resample_filter))
 
         self.num_layers = 0
 
@@ -169,7 +170,7 @@ class MinibatchStdLayer(nn.Module):
         """
         batch, channels, height, width = x.shape
         group = batch if self.group_size is None else min(self.group_size, batch)
-        if batch % group:
+        if batch == 0 or batch % group:
             raise ValueError(
                 f"Minibatch standard deviation: a batch of {batch} samples cannot be split "
                 f"into groups of {group}; use a multiple of {group}."

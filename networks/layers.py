@@ -94,6 +94,11 @@ def compute_dtype(
     return wanted
 
 
+def resample_taps(taps: Sequence[float] | None) -> torch.Tensor:
+    """Filter from `setup_filter` on the current default device, where new parameters are made."""
+    return setup_filter(taps, device=torch.empty(0).device)
+
+
 def normalize_2nd_moment(x: torch.Tensor, dim: int = 1, eps: float = 1e-8) -> torch.Tensor:
     """x / sqrt(mean(x^2) + eps) along `dim`; same shape and dtype as `x`."""
     return x * (x.square().mean(dim=dim, keepdim=True) + eps).rsqrt()
@@ -309,7 +314,7 @@ class Conv2dLayer(nn.Module):
         self.padding = kernel_size // 2
         self.weight_gain = 1 / math.sqrt(in_channels * kernel_size**2)
         self.act_gain = float(activation_funcs[activation].def_gain)
-        self.register_buffer("resample_filter", setup_filter(resample_filter))
+        self.register_buffer("resample_filter", resample_taps(resample_filter))
 
         weight = conv_weight(out_channels, in_channels, kernel_size, channels_last)
         offset = torch.zeros(out_channels) if bias else None

@@ -20,10 +20,11 @@ from networks.layers import (
     conv_weight,
     first_fp16_resolution,
     modulated_conv2d,
+    resample_taps,
     resolution_log2,
 )
 from ops.bias_act import activation_funcs, bias_act
-from ops.upfirdn2d import setup_filter, upsample2d
+from ops.upfirdn2d import upsample2d
 
 _NOISE_MODES = ("random", "const", "none")
 
@@ -70,7 +71,7 @@ class SynthesisLayer(nn.Module):
         self.conv_clamp = conv_clamp
         self.padding = kernel_size // 2
         self.act_gain = float(activation_funcs[activation].def_gain)
-        self.register_buffer("resample_filter", setup_filter(resample_filter))
+        self.register_buffer("resample_filter", resample_taps(resample_filter))
 
         self.affine = FullyConnectedLayer(w_dim, in_channels, bias_init=1)
         self.weight = nn.Parameter(
@@ -124,8 +125,8 @@ class SynthesisLayer(nn.Module):
             fused_modconv=fused_modconv,
         )
         clamp = None if self.conv_clamp is None else self.conv_clamp * gain
-        bias = self.bias.to(x.dtype)
-        return bias_act(x, bias, act=self.activation, gain=self.act_gain * gain, clamp=clamp)
+        gain = self.act_gain * gain
+        return bias_act(x, self.bias.to(x.dtype), act=self.activation, gain=gain, clamp=clamp)
 
 
 class ToRGBLayer(nn.Module):
@@ -165,7 +166,6 @@ class ToRGBLayer(nn.Module):
     def forward(self, x: torch.Tensor, w: torch.Tensor, fused_modconv: bool = True) -> torch.Tensor:
         """Map features [N, I, H, W] and w [N, w_dim] to [N, O, H, W] in x's dtype."""
         check_shape(w, (x.shape[0], self.w_dim), "w")
-        # Without demodulation the gain acts on the output, so it may as well scale the styles.
         styles = self.affine(w) * self.weight_gain
         options = {"demodulate": False, "fused_modconv": fused_modconv}
         x = modulated_conv2d(x, self.weight, styles, padding=self.padding, **options)
@@ -220,7 +220,7 @@ class SynthesisBlock(nn.Module):
         self.channels_last = use_fp16 and fp16_channels_last
         self.num_conv = 1 if in_channels == 0 else 2
         self.num_torgb = 1 if is_last or architecture == "skip" else 0
-        self.register_buffer("resample_filter", setup_filter(resample_filter))
+        self.register_buffer("resample_filter", resample_taps(resample_filter))
 
         common = {"conv_clamp": conv_clamp, "channels_last": self.channels_last}
         layer = {"w_dim": w_dim, "resolution": resolution, **common, **layer_kwargs}
