@@ -1,0 +1,112 @@
+"""Says where the numbers of a configuration come from, for the printout of ``train.py``."""
+
+from __future__ import annotations
+
+from networks.presets import PRESETS
+from training.config import TrainConfig
+
+
+def explain(config: TrainConfig) -> list[str]:
+    """One line per derived setting: its name, its value and the rule it came from.
+
+    Returns:
+        Lines such as ``R1 gamma:           0.0064 (auto: 0.0002 * 32^2 / 32)``.
+    """
+    rows = _schedule_rows(config) + _network_rows(config) + _augmentation_rows(config)
+    return [f"{label + ':':<22}{value} ({reason})" for label, value, reason in rows]
+
+
+def _origin(option: object, name: str, otherwise: str) -> str:
+    return f"given: --{name}" if option is not None else otherwise
+
+
+def _schedule_rows(config: TrainConfig) -> list[tuple[str, str, str]]:
+    options, base = config.options, config.base
+    cfg = f"--cfg={options.cfg}"
+    resolution = config.training_set.resolution
+    is_formula = options.cfg in ("auto", "tiny")
+    rounds = config.batch_size // (config.batch_gpu * options.gpus)
+    auto_batch = "auto: gpus * min(4096 / resolution, 32), at most 64"
+    auto_gamma = f"auto: 0.0002 * {resolution}^2 / {base.batch}"
+    ramp = "" if config.ema_rampup is None else f", at most {config.ema_rampup:g} of what was seen"
+    return [
+        (
+            "Batch size",
+            str(config.batch_size),
+            _origin(options.batch, "batch", auto_batch if options.cfg == "auto" else cfg),
+        ),
+        (
+            "Batch per GPU",
+            str(config.batch_gpu),
+            f"{options.gpus} processes, {rounds} rounds of accumulation per step",
+        ),
+        (
+            "R1 gamma",
+            f"{config.r1_gamma:.4g}",
+            _origin(options.gamma, "gamma", auto_gamma if is_formula else cfg),
+        ),
+        ("Learning rate of G", f"{config.g_lr:g}", _origin(options.glr, "glr", cfg)),
+        ("Learning rate of D", f"{config.d_lr:g}", _origin(options.dlr, "dlr", cfg)),
+        (
+            "EMA half-life",
+            f"{config.ema_kimg:g} kimg{ramp}",
+            "auto: 10 kimg per 32 images of batch" if options.cfg == "auto" else cfg,
+        ),
+    ]
+
+
+def _network_rows(config: TrainConfig) -> list[tuple[str, str, str]]:
+    options, networks = config.options, config.networks
+    cfg = f"--cfg={options.cfg}"
+    if options.generator is not None:
+        why = "given: --generator"
+    else:
+        why = "from the snapshot" if config.resume_pkl else "default"
+    precision = {True: "float16 where it pays", False: "float32"}
+    regularised = (
+        f"{_or_default(config.pl_weight, 2)} / {_or_default(config.style_mixing_prob, 0.9)}"
+    )
+    of_preset = PRESETS[networks.preset].pl_weight is not None
+    return [
+        ("Generator", networks.preset, why),
+        (
+            "Channels",
+            f"min({networks.channel_base} / r, {networks.channel_max})",
+            _origin(options.cbase or options.cmax, "cbase, --cmax", cfg),
+        ),
+        (
+            "Latent sizes",
+            f"z {networks.z_dim}, w {networks.w_dim}, {networks.map_depth} mapping layers",
+            "options, snapshot or " + cfg,
+        ),
+        (
+            "Minibatch std group",
+            str(networks.mbstd_group),
+            _origin(options.mbstd_group, "mbstd-group", cfg),
+        ),
+        (
+            "Path length, mixing",
+            regularised,
+            f"preset {networks.preset}" if of_preset else cfg,
+        ),
+        (
+            "Precision of G, D",
+            f"{precision[networks.g_mixed_precision]}, {precision[networks.d_mixed_precision]}",
+            "float32 wherever there is no CUDA",
+        ),
+    ]
+
+
+def _or_default(value: float | None, default: float) -> str:
+    return f"{default if value is None else value:g}"
+
+
+def _augmentation_rows(config: TrainConfig) -> list[tuple[str, str, str]]:
+    options = config.options
+    if config.augment_kwargs is None:
+        return [("Augmentation", "none", "given: --aug=noaug")]
+    pipe = options.augpipe or "bgc"
+    if config.ada_target is None:
+        return [("Augmentation", f"{pipe} with p = {config.augment_p:g}", "given: --aug=fixed")]
+    value = f"{pipe}, p follows the overfitting of D towards {config.ada_target:g}"
+    return [("Augmentation", value, _origin(options.aug, "aug", "default: ADA"))]
