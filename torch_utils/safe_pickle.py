@@ -1,0 +1,390 @@
+"""Reads a pickle without running anything that it asks for.
+
+`load` turns the stream into plain Python values and inert records: what the file would have built
+by calling functions is only written down (`TensorRecord`, `PersistentRecord`, ...). Names that are
+not on the allow-list end the reading. Nothing is allocated that the file's own bytes do not pay
+for: sizes are checked when a tensor is built, after the whole stream has been read.
+
+The records have no attributes that a stream could set and their classes are sealed, so a hostile
+stream cannot change how later objects behave.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import pickletools
+import re
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+
+import dnnlib
+
+_STORAGE_DTYPES = {
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+    "ComplexFloatStorage": torch.complex64,
+    "ComplexDoubleStorage": torch.complex128,
+}
+_DTYPE_NAMES = {str(dtype).removeprefix("torch.") for dtype in _STORAGE_DTYPES.values()}
+_STORAGE_MAGIC = 0x1950A86A20F9469CFC6C
+_STORAGE_PROTOCOL = 1001
+_MAX_DIMS = 16
+
+# Errors that a damaged or hostile stream provokes in the unpickler itself.
+_STREAM_ERRORS = (
+    pickle.UnpicklingError,
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
+class Refused(dnnlib.UserError):
+    """The file asks for something that is not on the allow-list.
+
+    Args:
+        what: What it asks for, for example a class name.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"the file needs {what}, which is not a known part of a network snapshot and was not "
+            "loaded; if you trust the author, allow_code=True (--allow-code) runs the file's own "
+            "code"
+        )
+
+
+def _damaged(detail: object) -> dnnlib.UserError:
+    return dnnlib.UserError(
+        "the file is not a network snapshot, is damaged, or was not downloaded completely "
+        f"({str(detail)[:200]})"
+    )
+
+
+class _Sealed(type):
+    """Metaclass of everything that a stream can name: its attributes cannot be set."""
+
+    def __setattr__(cls, name: str, value: object) -> NoReturn:
+        raise TypeError(f"{cls.__name__} is sealed")
+
+
+class _Record(metaclass=_Sealed):
+    """Base of the inert records. A stream cannot set their state."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: object) -> None:
+        raise TypeError(f"{type(self).__name__} has no state")
+
+
+class _Call(_Record):
+    """Stands for a global of the allow-list that the stream calls."""
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Callable[..., object]) -> None:
+        self._function = function
+
+    def __call__(self, *args: object) -> object:
+        return self._function(*args)
+
+
+class EasyDictRecord(dict, metaclass=_Sealed):
+    """A `dnnlib.EasyDict` of the file, as a plain dict."""
+
+    __slots__ = ()
+
+
+class ObjectRecord(_Record):
+    """An instance of a class that is known but not built, such as `torch.nn.ModuleList`.
+
+    Attributes:
+        class_name: Full name of the class.
+        state: What its `__setstate__` would have got.
+    """
+
+    __slots__ = ("state",)
+    class_name = ""
+
+    def __new__(cls, *args: object) -> ObjectRecord:
+        record = super().__new__(cls)
+        record.state = {}
+        return record
+
+    def __setstate__(self, state: object) -> None:
+        self.state = state
+
+
+class PersistentRecord(_Record):
+    """An object that was written by `torch_utils.persistence`, not rebuilt.
+
+    Attributes:
+        module_src: Text of the module that defines its class.
+        class_name: Name inside that module.
+        state: The object's attributes; values may be records.
+    """
+
+    __slots__ = ("class_name", "module_src", "state")
+
+    def __init__(self, meta: dict[str, Any]) -> None:
+        if not isinstance(meta, dict) or meta.get("type") != "class" or meta.get("version") != 6:
+            raise _damaged("a persistent object of unknown type or version")
+        self.module_src, self.class_name = meta.get("module_src"), meta.get("class_name")
+        self.state = meta.get("state")
+        if not isinstance(self.module_src, str) or not isinstance(self.class_name, str):
+            raise _damaged("a persistent object without source or class name")
+        if not isinstance(self.state, dict):
+            raise _damaged(f"{self.class_name[:80]!r} without state")
+
+
+class StorageRecord(_Record):
+    """The bytes of a tensor storage in the format of `torch.storage._load_from_bytes`."""
+
+    __slots__ = ("_data", "_values")
+
+    def __init__(self, data: bytes) -> None:
+        if not isinstance(data, bytes):
+            raise _damaged("a tensor storage that is not bytes")
+        self._data = data
+        self._values = None
+
+    def build(self) -> torch.Tensor:
+        """Returns the storage as a one-dimensional CPU tensor, decoded once."""
+        if self._values is None:
+            self._values = _decode_storage(self._data)
+        return self._values
+
+
+class TensorRecord(_Record):
+    """A tensor or parameter of the file, not built.
+
+    Attributes:
+        nbytes_stored: Bytes that the file spends on it.
+        requires_grad: As written.
+    """
+
+    __slots__ = ("_offset", "_size", "_storage", "_stride", "requires_grad")
+
+    def __init__(
+        self,
+        storage: StorageRecord,
+        offset: int,
+        size: tuple[int, ...],
+        stride: tuple[int, ...],
+        requires_grad: bool = False,
+        *_hooks_and_metadata: object,
+    ) -> None:
+        self._storage, self._offset = storage, offset
+        self._size, self._stride = size, stride
+        self.requires_grad = bool(requires_grad)
+
+    @classmethod
+    def parameter(cls, data: TensorRecord, requires_grad: bool, *_: object) -> TensorRecord:
+        """The record of `torch.nn.Parameter(data, requires_grad)`."""
+        if not isinstance(data, TensorRecord):
+            raise _damaged("a parameter that is not a tensor")
+        return cls(data._storage, data._offset, data._size, data._stride, requires_grad)
+
+    @property
+    def nbytes_stored(self) -> int:
+        return len(self._storage._data) if isinstance(self._storage, StorageRecord) else 0
+
+    def build(self) -> torch.Tensor:
+        """Builds the tensor on the CPU, as a view of its storage.
+
+        Raises:
+            dnnlib.UserError: It claims more elements than its storage holds, reaches outside it,
+                or repeats elements (stride 0).
+        """
+        size, stride, offset = self._size, self._stride, self._offset
+        for numbers in (size, stride, (offset,)):
+            if not isinstance(numbers, tuple) or len(numbers) > _MAX_DIMS:
+                raise _damaged("a tensor with an impossible shape")
+            if not all(type(number) is int and number >= 0 for number in numbers):
+                raise _damaged(f"a tensor with impossible numbers {numbers}")
+        if len(size) != len(stride) or not isinstance(self._storage, StorageRecord):
+            raise _damaged("a tensor with an impossible shape")
+        values = self._storage.build()
+        if self.requires_grad and not (values.is_floating_point() or values.is_complex()):
+            raise _damaged(f"a tensor of {values.dtype} with a gradient")
+        numel, last = 1, offset
+        for length, step in zip(size, stride):
+            numel *= length
+            last += max(length - 1, 0) * step
+            if length > 1 and step == 0:
+                raise _damaged(f"a tensor of shape {size} that repeats its elements")
+        if numel and (numel > values.numel() or last >= values.numel()):
+            raise _damaged(
+                f"a tensor of shape {size} does not fit its {values.numel()} stored elements"
+            )
+        return values.as_strided(size, stride, offset) if numel else values.new_empty(size)
+
+
+class _NumpyDtype(_Record):
+    """`numpy.dtype(code)` of a number."""
+
+    __slots__ = ("_code", "_order")
+
+    def __init__(self, code: str, *_: object) -> None:
+        if not isinstance(code, str) or not re.fullmatch(r"b1|[iu][1248]|f[248]|c8|c16", code):
+            raise _damaged(f"numpy dtype {str(code)[:20]!r}")
+        self._code, self._order = code, "="
+
+    def __setstate__(self, state: object) -> None:
+        order = state[1] if isinstance(state, tuple) and len(state) > 1 else None
+        if order not in ("<", ">", "|", "="):
+            raise _damaged("numpy dtype with an unknown byte order")
+        self._order = order
+
+    def number(self, data: bytes) -> complex:
+        """Decodes one number to the Python type."""
+        dtype = np.dtype(self._order + self._code)
+        if not isinstance(data, bytes) or len(data) != dtype.itemsize:
+            raise _damaged("a numpy number of the wrong size")
+        return np.frombuffer(data, dtype, count=1)[0].item()
+
+
+def _numpy_scalar(dtype: _NumpyDtype, data: bytes) -> complex:
+    if not isinstance(dtype, _NumpyDtype):
+        raise _damaged("a numpy number without dtype")
+    return dtype.number(data)
+
+
+def _fraction(text: str) -> Fraction:
+    # Fraction("1e999999999") would compute the power.
+    if not isinstance(text, str) or not re.fullmatch(r"-?\d{1,99}(/\d{1,99})?", text):
+        raise _damaged(f"fraction {str(text)[:20]!r}")
+    return Fraction(text)
+
+
+_CALLS: dict[str, Callable[..., object]] = {
+    "builtins.complex": complex,
+    "builtins.dict": dict,
+    "builtins.frozenset": frozenset,
+    "builtins.set": set,
+    "collections.OrderedDict": dict,
+    "fractions.Fraction": _fraction,
+    "numpy.core.multiarray.scalar": _numpy_scalar,
+    "numpy._core.multiarray.scalar": _numpy_scalar,
+    "numpy.dtype": _NumpyDtype,
+    "torch.Size": tuple,
+    "torch.device": torch.device,
+    "torch.storage._load_from_bytes": StorageRecord,
+    "torch._utils._rebuild_parameter": TensorRecord.parameter,
+    "torch._utils._rebuild_tensor_v2": TensorRecord,
+    "torch_utils.persistence._reconstruct_persistent_obj": PersistentRecord,
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    """Resolves global names to inert stand-ins, and no others."""
+
+    def find_class(self, module: str, name: str) -> object:
+        full_name = f"{module}.{name}"
+        if full_name in _CALLS:
+            return _Call(_CALLS[full_name])
+        if full_name in ("dnnlib.EasyDict", "dnnlib.util.EasyDict"):
+            return EasyDictRecord
+        if module == "torch" and name in _DTYPE_NAMES:
+            return getattr(torch, name)
+        if module.startswith("torch.nn.modules."):
+            body = {"__slots__": (), "class_name": full_name}
+            return _Sealed("ObjectRecord", (ObjectRecord,), body)
+        raise Refused(f"{full_name[:160]!r}")
+
+
+class _StorageUnpickler(pickle.Unpickler):
+    """Reads the pickled headers in front of a storage's raw bytes."""
+
+    def find_class(self, module: str, name: str) -> object:
+        if module in ("torch", "torch.storage") and name in _STORAGE_DTYPES:
+            return _STORAGE_DTYPES[name]
+        raise Refused(f"{f'{module}.{name}'[:160]!r} inside a tensor")
+
+    def persistent_load(self, pid: object) -> object:
+        return pid
+
+
+def _scan(data: bytes, start: int) -> int:
+    """Reads over one pickle without interpreting it and returns the position after it.
+
+    Every length in the stream is compared with the bytes that are there, and memo numbers with
+    the number of instructions: the C unpickler would reserve memory for both before it looks.
+    """
+    stream = io.BytesIO(data)
+    stream.seek(start)
+    for count, (opcode, argument, position) in enumerate(pickletools.genops(stream)):
+        if "PUT" in opcode.name and argument > count:
+            raise _damaged(f"memo number {argument} at byte {position}")
+        if opcode.name == "FRAME" and argument > len(data) - position:
+            raise _damaged(f"it ends within a frame of {argument} bytes")
+    return stream.tell()
+
+
+def _decode_storage(data: bytes) -> torch.Tensor:
+    """Decodes torch's stream format for one storage: five small pickles, a count, raw bytes."""
+    position, headers = 0, []
+    try:
+        for _ in range(5):
+            end = _scan(data, position)
+            headers.append(_StorageUnpickler(io.BytesIO(data[position:end])).load())
+            position = end
+        magic, protocol, system, (kind, dtype, key, _, numel, view), keys = headers
+        little_endian = system["little_endian"]
+    except _STREAM_ERRORS as error:
+        raise _damaged(f"in a tensor: {error}") from None
+    if (magic, protocol, little_endian) != (_STORAGE_MAGIC, _STORAGE_PROTOCOL, True):
+        raise _damaged("a tensor in an unknown format")
+    if kind != "storage" or keys != [key] or view is not None or type(numel) is not int:
+        raise _damaged("a tensor in an unknown format")
+    if not isinstance(dtype, torch.dtype):
+        raise _damaged("a tensor without dtype")
+    count = int.from_bytes(data[position : position + 8], "little")
+    raw = memoryview(data)[position + 8 :]
+    if count != numel or len(raw) != numel * dtype.itemsize:
+        raise _damaged(f"a tensor claims {numel} elements but holds {len(raw)} bytes")
+    # A bytearray, because torch warns about tensors on read-only memory.
+    return torch.frombuffer(bytearray(raw), dtype=dtype) if raw else torch.empty(0, dtype=dtype)
+
+
+def load(data: bytes) -> Any:
+    """Reads one pickle into plain values and records. Runs nothing.
+
+    Args:
+        data: The whole file.
+
+    Returns:
+        Dicts, lists, tuples, sets, strings, bytes, numbers, `torch.dtype`, `torch.device` and the
+        records of this module. Numpy numbers are returned as Python numbers.
+
+    Raises:
+        Refused: The stream names a class or function that is not on the allow-list.
+        dnnlib.UserError: The stream is damaged, truncated, or no pickle at all.
+    """
+    if data[:2] == b"PK":
+        raise _damaged("it is a zip archive")
+    if data[:256].lstrip()[:1] == b"<":
+        raise _damaged("it looks like a web page")
+    try:
+        _scan(data, 0)
+        return _Unpickler(io.BytesIO(data)).load()
+    except _STREAM_ERRORS as error:
+        raise _damaged(error) from None
