@@ -139,8 +139,12 @@ def load_generator(network_pkl: str) -> torch.nn.Module:
     """
     import legacy
 
-    with dnnlib.util.open_url(network_pkl) as stream:
-        return legacy.load_network_pkl(stream)["G_ema"].eval().requires_grad_(False)
+    try:
+        with dnnlib.util.open_url(network_pkl) as stream:
+            G = legacy.load_network_pkl(stream)["G_ema"]
+    except dnnlib.UserError as error:
+        raise dnnlib.UserError(f"--network={network_pkl}: {error}") from error
+    return G.eval().requires_grad_(False)
 
 
 def load_projected(path: str, G: torch.nn.Module) -> torch.Tensor:
