@@ -52,6 +52,13 @@ class DatasetError(dnnlib.UserError, OSError):
     Also an `OSError` (`IOError`), which is what scripts written for StyleGAN2-ADA catch.
     """
 
+    def __init__(self, message: str) -> None:
+        # torch's DataLoader builds the error of a worker process anew, from its traceback as
+        # text. The last line of that is the sentence.
+        if "Original Traceback" in message:
+            message = message.rstrip().rsplit(f"{type(self).__name__}: ", 1)[-1]
+        super().__init__(message)
+
 
 @functools.lru_cache(maxsize=1)
 def picture_extensions() -> frozenset[str]:

@@ -352,6 +352,15 @@ def test_worker_processes_read_the_same_archive(tmp_path, method):
         assert torch.cat([label for _image, label in batches]).argmax(1).tolist() == [*range(64)]
 
 
+def test_error_in_a_worker_process_is_still_one_sentence(tmp_path):
+    path = make_set(tmp_path / "s.zip", pictures(2), extra={"0/002.png": b"broken"})
+    loader = torch.utils.data.DataLoader(ImageFolderDataset(path), num_workers=1)
+    with pytest.raises(DatasetError, match="^cannot decode picture .*0/002.png") as caught:
+        list(loader)
+    assert is_one_sentence(caught.value)
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
 def test_endless_sampler_feeds_it(tmp_path):
     misc = pytest.importorskip("torch_utils.misc")
     dataset = ImageFolderDataset(make_set(tmp_path / "s.zip", pictures(6)), xflip=True)
