@@ -23,7 +23,14 @@ from networks.fourier import (
     shared_rows,
 )
 from networks.lattice import UNIT_SQUARE, AxisLevel, Taps, unit_square_levels
-from networks.layers import FullyConnectedLayer
+from networks.layers import (
+    FullyConnectedLayer,
+    channels_at,
+    check_choice,
+    compute_dtype,
+    first_fp16_resolution,
+    resolution_log2,
+)
 from networks.render import render_image
 from ops.bias_act import bias_act
 from ops.fmm import fmm
@@ -187,8 +194,8 @@ class INRBlock(nn.Module):
             Features [N, O, H, W] and image [N, C, H, W] (float32).
         """
         device = weights.rgb.device
-        half = self.use_fp16 and not force_fp32 and device.type == "cuda"
-        dtype = torch.float16 if half else torch.float32
+        wanted = torch.float16 if self.use_fp16 else torch.float32
+        dtype = compute_dtype(wanted, torch.float32, device, force_fp32)
         taps = None
         if rows.taps is not None:
             taps = (axis_taps(rows.taps, device), axis_taps(cols.taps, device))
@@ -255,25 +262,20 @@ class INRSynthesis(nn.Module):
         fp16_channels_last: bool = False,
     ) -> None:
         super().__init__()
-        if img_resolution < 4 or img_resolution & (img_resolution - 1):
-            raise ValueError(
-                f"img_resolution must be a power of two of at least 4, got {img_resolution}"
-            )
-        if upsampling not in ("nearest", "bilinear"):
-            raise ValueError(f"upsampling must be 'nearest' or 'bilinear', got {upsampling!r}")
+        check_choice(upsampling, ("nearest", "bilinear"), "upsampling")
         self.w_dim = w_dim
         self.img_resolution = img_resolution
-        self.img_resolution_log2 = img_resolution.bit_length() - 1
+        self.img_resolution_log2 = resolution_log2(img_resolution)
         self.img_channels = img_channels
         self.img_shape = tuple(img_shape or (img_channels, img_resolution, img_resolution))
         self.upsampling = upsampling
         self.num_fp16_res = num_fp16_res
         first = max(4, min(32, img_resolution // 4))
         self.block_resolutions = [first << k for k in range((img_resolution // first).bit_length())]
-        fp16_from = max(2 ** (self.img_resolution_log2 + 1 - num_fp16_res), 8)
+        first_half = first_fp16_resolution(img_resolution, num_fp16_res)
         in_channels = 0
         for resolution in self.block_resolutions:
-            out_channels = min(channel_base // resolution, channel_max)
+            out_channels = channels_at(resolution, channel_base, channel_max)
             num_layers = 4 if in_channels == 0 else 3 if resolution >= 128 else 2
             block = INRBlock(
                 in_channels,
@@ -285,7 +287,7 @@ class INRSynthesis(nn.Module):
                 rank=rank,
                 fmm_activation=fmm_activation,
                 conv_clamp=conv_clamp,
-                use_fp16=num_fp16_res > 0 and resolution >= fp16_from,
+                use_fp16=resolution >= first_half,
             )
             setattr(self, f"b{resolution}", block)
             in_channels = out_channels
