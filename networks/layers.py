@@ -125,6 +125,21 @@ def _modconv_demodulation(weight: torch.Tensor, styles: torch.Tensor) -> torch.T
     return (styles.square() @ energy.t() + 1e-8).rsqrt()
 
 
+def _modconv_pointwise(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    styles: torch.Tensor,
+    scale: torch.Tensor | None,
+    noise: torch.Tensor | None,
+) -> torch.Tensor:
+    """1x1 kernels: one matrix product per sample, several times faster than a convolution."""
+    w = weight[None, :, :, 0, 0] * styles[:, None, :]
+    if scale is not None:
+        w = w * scale[:, :, None]
+    y = torch.bmm(w.to(x.dtype), x.flatten(2)).unflatten(2, x.shape[2:])
+    return y if noise is None else y + noise
+
+
 def _modconv_grouped(
     x: torch.Tensor,
     weight: torch.Tensor,
@@ -188,7 +203,8 @@ def modulated_conv2d(
         demodulate: Divide by the norm of the scaled weights.
         flip_weight: True = correlation (PyTorch's convention), False = true convolution.
         fused_modconv: True = scale the weights and run one grouped convolution; False = scale
-            the features before and after one shared convolution. Equal up to rounding.
+            the features before and after one shared convolution. Equal up to rounding. A 1x1
+            kernel without resampling or padding is a matrix product per sample either way.
 
     Returns:
         [N, O, H', W'] in x's dtype.
@@ -203,6 +219,8 @@ def modulated_conv2d(
         weight, styles = _modconv_half_range(weight, styles)
     scale = _modconv_demodulation(weight, styles) if demodulate else None
     noise = None if noise is None else noise.to(x.dtype)
+    if weight[0, 0].numel() == 1 and up == down == 1 and padding == 0:
+        return _modconv_pointwise(x, weight, styles, scale, noise)
     conv = partial(
         conv2d_resample,
         f=resample_filter,

@@ -254,8 +254,7 @@ class SynthesisBlock(nn.Module):
             img: [N, img_channels, R/2, R/2] so far; None = nothing yet.
             ws: [N, num_conv + num_torgb, w_dim].
             force_fp32: Compute in float32; wins over `dtype`.
-            fused_modconv: See `modulated_conv2d`; None = in evaluation, if not float16 or for a
-                single sample.
+            fused_modconv: See `modulated_conv2d`; None = the faster way.
             noise_mode: "random", "const" or "none".
             dtype: Precision of this call; None = the block's own.
 
@@ -272,7 +271,9 @@ class SynthesisBlock(nn.Module):
         wanted = dtype or (torch.float16 if self.use_fp16 else stored)
         dtype = compute_dtype(wanted, stored, ws.device, force_fp32)
         if fused_modconv is None:
-            fused_modconv = not self.training and (dtype != torch.float16 or ws.shape[0] == 1)
+            # Many groups are slow on a CPU and in float16, and their gradients everywhere.
+            shared = self.training or ws.device.type == "cpu" or dtype == torch.float16
+            fused_modconv = not shared or (ws.shape[0] == 1 and not self.training)
         w = iter(ws.unbind(dim=1))
         x = self._features(x, w, dtype, noise_mode=noise_mode, fused_modconv=fused_modconv)
         if img is not None:

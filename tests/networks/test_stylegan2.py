@@ -238,7 +238,8 @@ def test_fused_equals_shared_in_value_and_gradient(architecture):
 
 
 @pytest.mark.parametrize(
-    ("training", "batch", "fused"), [(False, 3, True), (True, 3, False), (True, 1, False)]
+    ("training", "batch", "fused"),
+    [(False, 1, True), (False, 3, False), (True, 3, False), (True, 1, False)],
 )
 def test_default_of_fused_modconv(monkeypatch, training, batch, fused):
     net = build().train(training)
