@@ -1,9 +1,9 @@
 """Builds the source text that network snapshots carry: all networks in one self-contained module.
 
-`source` puts the portable modules one after the other into a single namespace and drops the imports
-between them. The text needs only torch, numpy and the standard library, of Python 3.8 or later, so
-that it also runs in programs older than this one. What would break it is an error here, when the
-text is built, not later in someone else's program:
+`source` follows the imports from a few modules, puts all that it finds one after the other into a
+single namespace and drops the imports between them. The text needs only torch, numpy and the
+standard library, of Python 3.8 or later, so that it also runs in programs older than this one. What
+would break it is an error here, when the text is built, not later in someone else's program:
 
 * two modules define the same name, or a name differently;
 * a module imports something else, renames what it imports, or imports inside a function;
@@ -26,34 +26,13 @@ from pathlib import Path
 
 from torch_utils.persistence import BUNDLE_HEADER
 
-FILES = (
-    "ops/bias_act/reference.py",
-    "ops/conv2d/reference.py",
-    "ops/fma/reference.py",
-    "ops/fmm/reference.py",
-    "ops/fourier/reference.py",
-    "ops/grid_sample/reference.py",
-    "ops/upfirdn2d/plain.py",
-    "ops/conv2d_resample/reference.py",
-    "ops/inr_layer/inputs.py",
-    "ops/inr_layer/plain.py",
-    "networks/lattice.py",
-    "networks/fourier.py",
-    "networks/presets.py",
-    "networks/layers.py",
-    "networks/mapping.py",
-    "networks/discriminator.py",
-    "networks/stylegan2.py",
-    "networks/render.py",
-    "networks/inr.py",
-    "networks/generator.py",
-    "training/wavelets.py",
-    "training/augment_transforms.py",
-    "training/augment.py",
-)
-"""The portable modules; where an op has a fast plain version, that one. Order does not matter."""
+ROOTS = ("networks/generator.py", "training/augment.py")
+"""The text holds these modules and everything that they import from this project."""
 
-_OWN_PACKAGES = {"analysis", "dnnlib", "metrics", "networks", "ops", "torch_utils", "training"}
+_OP_FILES = ("plain.py", "reference.py", "inputs.py")
+"""Where an op's public names are looked up, in this order: the fastest plain version first."""
+
+_PORTABLE_PACKAGES = {"networks", "ops", "training"}
 _ALLOWED_PACKAGES = {
     "collections",
     "contextlib",
@@ -102,7 +81,7 @@ class _Module:
         path: Relative to the repository.
         body: Its lines without imports.
         names: Every name it defines at top level.
-        needs: (file or package folder, name) of each import from this project.
+        needs: (module, name) of each import from this project.
         imports: Other import statements, by the name that they bind.
     """
 
@@ -120,15 +99,15 @@ def source() -> str:
     Raises:
         PortableSourceError: A module breaks a rule of this file.
     """
-    return bundle(Path(__file__).resolve().parent.parent, FILES)
+    return bundle(Path(__file__).resolve().parent.parent, ROOTS)
 
 
-def bundle(root: Path, files: tuple[str, ...]) -> str:
-    """Builds the text from the given files.
+def bundle(root: Path, roots: tuple[str, ...]) -> str:
+    """Builds the text of some modules and of those that they import.
 
     Args:
         root: The repository.
-        files: Python files relative to it.
+        roots: Python files relative to it.
 
     Returns:
         One module. Its first line begins with `torch_utils.persistence.BUNDLE_HEADER`.
@@ -136,19 +115,47 @@ def bundle(root: Path, files: tuple[str, ...]) -> str:
     Raises:
         PortableSourceError: A module breaks a rule of this file.
     """
-    modules = {path: _read_module(root, path) for path in files}
+    modules: dict[str, _Module] = {}
+    graph: dict[str, list[str]] = {}
+    pending = list(reversed(roots))
+    while pending:
+        path = pending.pop()
+        if path in graph:
+            continue
+        module = _module(modules, root, path)
+        graph[path] = [_find(modules, root, module, *need) for need in module.needs]
+        pending.extend(graph[path])
+    modules = {path: modules[path] for path in graph}
     _check_names(modules)
     imports = sorted({line for module in modules.values() for line in module.imports.values()})
     parts = [
-        f"{BUNDLE_HEADER}\n{_INTRO.format(count=len(files))}",
+        f"{BUNDLE_HEADER}\n{_INTRO.format(count=len(modules))}",
         "from __future__ import annotations\n",
         "\n".join(imports) + "\n",
     ]
-    for path in _in_order(modules):
+    for path in _in_order(graph):
         parts.append(f"\n# {path}\n\n{modules[path].body.strip()}\n")
     text = "\n".join(parts)
     _check_defined(text)
     return text
+
+
+def _module(modules: dict[str, _Module], root: Path, path: str) -> _Module:
+    if path not in modules:
+        modules[path] = _read_module(root, path)
+    return modules[path]
+
+
+def _find(modules: dict[str, _Module], root: Path, user: _Module, origin: str, name: str) -> str:
+    """The file that defines what `from origin import name` means in the text."""
+    folder = origin.replace(".", "/")
+    candidates = [f"{folder}.py"]
+    if origin.startswith("ops."):
+        candidates += [f"{folder}/{file}" for file in _OP_FILES]
+    for path in candidates:
+        if (root / path).is_file() and name in _module(modules, root, path).names:
+            return path
+    raise PortableSourceError(f"{user.path}: no portable module defines {name} of {origin}")
 
 
 def _read_module(root: Path, path: str) -> _Module:
@@ -183,17 +190,17 @@ def _take_import(module: _Module, statement: ast.Import | ast.ImportFrom) -> Non
     else:
         origin, relative = statement.module or "", statement.level > 0
     package = origin.split(".")[0]
-    if relative or (package in _OWN_PACKAGES and isinstance(statement, ast.Import)):
+    if relative or (package in _PORTABLE_PACKAGES and isinstance(statement, ast.Import)):
         raise PortableSourceError(f"{where}: write 'from {origin or 'package.module'} import name'")
     if package == "__future__":
         return
-    if package not in _OWN_PACKAGES | _ALLOWED_PACKAGES:
+    if package not in _PORTABLE_PACKAGES | _ALLOWED_PACKAGES:
         raise PortableSourceError(f"{where}: imports {origin}, which snapshots must not need")
     for alias in statement.names:
-        if alias.name == "*" or (package in _OWN_PACKAGES and alias.asname):
+        if alias.name == "*" or (package in _PORTABLE_PACKAGES and alias.asname):
             raise PortableSourceError(f"{where}: 'as' and '*' cannot be undone in one namespace")
-        if package in _OWN_PACKAGES:
-            module.needs.append((origin.replace(".", "/"), alias.name))
+        if package in _PORTABLE_PACKAGES:
+            module.needs.append((origin, alias.name))
             continue
         single = ast.unparse(
             ast.Import([alias])
@@ -278,16 +285,8 @@ def _check_runtime_generics(path: str, tree: ast.Module) -> None:
             )
 
 
-def _providers(modules: dict[str, _Module], origin: str) -> list[_Module]:
-    """The modules of the text that an import from `origin` may mean: a file, or its op's folder."""
-    if origin.startswith("ops/"):
-        folder = "/".join(origin.split("/")[:2]) + "/"
-        return [module for path, module in modules.items() if path.startswith(folder)]
-    return [module for path, module in modules.items() if path == f"{origin}.py"]
-
-
 def _check_names(modules: dict[str, _Module]) -> None:
-    """Every name means one thing in the whole text, and every import finds its name."""
+    """Every name means one thing in the whole text."""
     defined: dict[str, str] = {}
     imported: dict[str, tuple[str, str]] = {}
     for path, module in modules.items():
@@ -302,25 +301,10 @@ def _check_names(modules: dict[str, _Module]) -> None:
         raise PortableSourceError(
             f"{defined[name]} defines {name}, which {imported[name][1]} imports"
         )
-    for path, module in modules.items():
-        for origin, name in module.needs:
-            if not any(name in other.names for other in _providers(modules, origin)):
-                raise PortableSourceError(
-                    f"{path}: no portable module defines {name} of {origin.replace('/', '.')}"
-                )
 
 
-def _in_order(modules: dict[str, _Module]) -> list[str]:
+def _in_order(graph: dict[str, list[str]]) -> list[str]:
     """Sorts the files so that each comes after those it imports from."""
-    graph = {
-        path: [
-            other.path
-            for origin, name in module.needs
-            for other in _providers(modules, origin)
-            if name in other.names
-        ]
-        for path, module in modules.items()
-    }
     try:
         return list(graphlib.TopologicalSorter(graph).static_order())
     except graphlib.CycleError as error:

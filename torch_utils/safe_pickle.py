@@ -73,9 +73,10 @@ class Refused(dnnlib.UserError):
 
 
 def _damaged(detail: object) -> dnnlib.UserError:
+    detail = " ".join(str(detail).split())
     return dnnlib.UserError(
         "the file is not a network snapshot, is damaged, or was not downloaded completely "
-        f"({str(detail)[:200]})"
+        f"({detail[:200]})"
     )
 
 

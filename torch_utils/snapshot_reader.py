@@ -81,9 +81,11 @@ def unpickle_with_code(data: bytes) -> Any:
     try:
         return _CodeUnpickler(io.BytesIO(data)).load()
     except Exception as error:
-        raise dnnlib.UserError(
-            f"the file's own code failed: {type(error).__name__}: {str(error)[:300]}"
-        ) from error
+        raise dnnlib.UserError(f"the file's own code failed: {_describe(error)}") from error
+
+
+def _describe(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 class _CodeUnpickler(pickle.Unpickler):
@@ -222,7 +224,7 @@ def _import_own(record: PersistentRecord, convert: Convert) -> object | None:
         raise
     except Exception as error:
         raise dnnlib.UserError(
-            f"the file's {record.class_name} cannot be built: {type(error).__name__}: {error}"
+            f"the file's {record.class_name} cannot be built: {_describe(error)}"
         ) from error
     if isinstance(obj, nn.Module):
         persistence.fill_module(
