@@ -1,4 +1,4 @@
-"""The definition of `conv2d_resample` in plain PyTorch (portable: runs from a snapshot's source)."""
+"""The definition of `conv2d_resample` in plain PyTorch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 
 from ops.conv2d import conv2d
 from ops.upfirdn2d import upfirdn2d
-from ops.upfirdn2d.reference import fir_padding, fir_size
+from ops.upfirdn2d.plain import fir_padding, fir_size
 
 
 def conv2d_resample(

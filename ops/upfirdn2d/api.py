@@ -1,11 +1,146 @@
 """Public face of the op `upfirdn2d`."""
 
-from ops.upfirdn2d.reference import (
-    downsample2d,
-    filter2d,
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from ops._dispatch import choose
+from ops.upfirdn2d import plain, reference
+from ops.upfirdn2d.plain import (
+    fir_downsample_padding,
+    fir_scaling,
+    fir_upsample_padding,
     setup_filter,
-    upfirdn2d,
-    upsample2d,
 )
 
 __all__ = ["downsample2d", "filter2d", "setup_filter", "upfirdn2d", "upsample2d"]
+
+
+def upfirdn2d(
+    x: torch.Tensor,
+    f: torch.Tensor | None,
+    up: int | Sequence[int] = 1,
+    down: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+    impl: str = "auto",
+) -> torch.Tensor:
+    """Up-samples, filters and down-samples images: per axis, with u[i * up] = x[i], else 0,
+
+        y[o] = gain * sum_t f[taps - 1 - t] * u[o * down + t - p0]      (flip_filter: f[t])
+
+    that is: insert up - 1 zeros after each pixel, pad or crop, convolve, keep every down-th.
+
+    Args:
+        x: [N, C, H, W], floating point.
+        f: Filter from `setup_filter`, float32 on the device of `x`: [fh, fw], or [taps] applied
+            along both axes. None = a single tap of 1. Converted to the dtype of `x`.
+        up: Up-sampling factor, int or [x, y].
+        down: Down-sampling factor, int or [x, y].
+        padding: Zeros around the up-sampled image, int, [x, y] or [x0, x1, y0, y1]; negative
+            crops.
+        flip_filter: False = true convolution, True = correlation.
+        gain: Factor on the output.
+        impl: "auto" | "ref" | "cuda" | "cpp", see `ops._dispatch.choose`.
+
+    Returns:
+        [N, C, (H * up + y0 + y1 - fh) // down + 1, (W * up + x0 + x1 - fw) // down + 1], dtype of
+        `x`.
+
+    Raises:
+        ValueError: Wrong number of dimensions, scaling or padding, filter on another device, an
+            empty result, or a filter that requires gradients.
+        TypeError: `x` is not floating point.
+
+    Orders of gradient: x: 1st, 2nd and higher composed of this op; f: unsupported (raises).
+    """
+    if x.ndim != 4:
+        raise ValueError(f"upfirdn2d: x must be [N, C, H, W], got {list(x.shape)}")
+    if not x.is_floating_point():
+        raise TypeError(f"upfirdn2d: x must be floating point, got {x.dtype}")
+    if f is not None:
+        if f.ndim not in (1, 2) or f.numel() == 0:
+            raise ValueError(f"upfirdn2d: f must be [fh, fw] or [taps], got {list(f.shape)}")
+        if f.device != x.device:
+            raise ValueError(f"upfirdn2d: f must be on {x.device} like x, got {f.device}")
+        if f.requires_grad:
+            raise ValueError("upfirdn2d has no gradient for f; pass f.detach()")
+    choose("upfirdn2d", (x, f), impl)
+    module = reference if impl == "ref" else plain
+    return module.upfirdn2d(x, f, up, down, padding, flip_filter, gain)
+
+
+def filter2d(
+    x: torch.Tensor,
+    f: torch.Tensor | None,
+    padding: int | Sequence[int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+    impl: str = "auto",
+) -> torch.Tensor:
+    """Filters images at constant size; see `upfirdn2d` for formula, gradients and errors.
+
+    Args:
+        x: [N, C, H, W], floating point.
+        f, flip_filter, gain, impl: As for `upfirdn2d`.
+        padding: Extra pixels on the output, int, [x, y] or [x0, x1, y0, y1]; negative crops.
+
+    Returns:
+        [N, C, H + y0 + y1, W + x0 + x1], dtype of `x`. Of an even filter, tap fw // 2 is centred.
+    """
+    pad = fir_upsample_padding(f, 1, padding)
+    return upfirdn2d(x, f, padding=pad, flip_filter=flip_filter, gain=gain, impl=impl)
+
+
+def upsample2d(
+    x: torch.Tensor,
+    f: torch.Tensor | None,
+    up: int | Sequence[int] = 2,
+    padding: int | Sequence[int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+    impl: str = "auto",
+) -> torch.Tensor:
+    """Up-samples images; see `upfirdn2d` for formula, gradients and errors.
+
+    Args:
+        x: [N, C, H, W], floating point.
+        f, flip_filter, impl: As for `upfirdn2d`.
+        up: Factor, int or [x, y].
+        padding: Extra pixels on the output, int, [x, y] or [x0, x1, y0, y1]; negative crops.
+        gain: Gain on a constant image if `f` sums to 1.
+
+    Returns:
+        [N, C, H * up + y0 + y1, W * up + x0 + x1], dtype of `x`.
+    """
+    up_x, up_y = fir_scaling(up)
+    pad = fir_upsample_padding(f, up, padding)
+    gain = gain * up_x * up_y
+    return upfirdn2d(x, f, up=up, padding=pad, flip_filter=flip_filter, gain=gain, impl=impl)
+
+
+def downsample2d(
+    x: torch.Tensor,
+    f: torch.Tensor | None,
+    down: int | Sequence[int] = 2,
+    padding: int | Sequence[int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+    impl: str = "auto",
+) -> torch.Tensor:
+    """Down-samples images; see `upfirdn2d` for formula, gradients and errors.
+
+    Args:
+        x: [N, C, H, W], floating point.
+        f, flip_filter, gain, impl: As for `upfirdn2d`.
+        down: Factor, int or [x, y].
+        padding: Extra pixels around the input, int, [x, y] or [x0, x1, y0, y1]; negative crops.
+
+    Returns:
+        [N, C, H // down, W // down] without padding, dtype of `x`.
+    """
+    pad = fir_downsample_padding(f, down, padding)
+    return upfirdn2d(x, f, down=down, padding=pad, flip_filter=flip_filter, gain=gain, impl=impl)
