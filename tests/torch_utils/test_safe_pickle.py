@@ -1,0 +1,263 @@
+"""Reading pickles: ordinary values come back, and nothing that a hostile file asks for happens."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import pickletools
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import dnnlib
+from torch_utils import persistence, safe_pickle
+
+BUNDLE = f"{persistence.BUNDLE_HEADER}\nraise RuntimeError('the bundle was run')\n"
+
+
+class TinyLayer(nn.Module):
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn([features, features]))
+
+
+class TinyNetwork(nn.Module):
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([TinyLayer(features), TinyLayer(features)])
+        self.register_buffer("count", torch.zeros([], dtype=torch.int64))
+
+
+persistence.register([TinyLayer, TinyNetwork], source=lambda: BUNDLE, module=TinyNetwork.__module__)
+
+
+PLAIN_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner) | st.tuples(inner),
+    max_leaves=10,
+)
+
+
+@settings(deadline=None, max_examples=50)
+@given(value=PLAIN_VALUES, protocol=st.integers(2, pickle.HIGHEST_PROTOCOL))
+def test_plain_values_are_read_as_pickle_reads_them(value, protocol):
+    assert persistence.read(pickle.dumps(value, protocol)) == value
+
+
+def test_numbers_dtypes_and_easydicts_are_read():
+    data = {
+        "numpy": [np.float64(1.5), np.float32(2.5), np.int64(-3), np.bool_(True)],
+        "torch": (torch.float32, torch.Size([2, 3]), torch.device("cpu")),
+        "options": dnnlib.EasyDict(a=dnnlib.EasyDict(b=1)),
+        "tensors": [
+            torch.arange(6).reshape(2, 3).t(),
+            torch.tensor(True),
+            torch.empty([0, 3]),
+            torch.ones([2], dtype=torch.bfloat16),
+        ],
+    }
+    new = persistence.read(pickle.dumps(data))
+    assert new["numpy"] == [1.5, 2.5, -3, True] and type(new["numpy"][0]) is float
+    assert new["torch"] == data["torch"]
+    assert new["options"].a.b == 1
+    for tensor, expected in zip(new["tensors"], data["tensors"]):
+        assert tensor.dtype == expected.dtype and torch.equal(tensor, expected)
+
+
+# What a hostile file may contain. Every entry must be refused, and nothing may happen.
+
+
+class Reduces:
+    """Pickles as a call of anything."""
+
+    def __init__(self, function: Any, *args: Any) -> None:
+        self.call = function, args
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return self.call
+
+
+def _meta(text: str, class_name: str = "TinyLayer", **state: Any) -> dict[str, Any]:
+    return {
+        "type": "class",
+        "version": 6,
+        "module_src": text,
+        "class_name": class_name,
+        "state": state,
+    }
+
+
+def _tensor(size: tuple[int, ...], stride: tuple[int, ...], offset: int = 0) -> Reduces:
+    storage = torch.zeros([4]).untyped_storage()
+    typed = torch.storage.TypedStorage(wrap_storage=storage, dtype=torch.float32, _internal=True)
+    return Reduces(torch._utils._rebuild_tensor_v2, typed, offset, size, stride, False, {})
+
+
+def _storage_claiming(numel: int) -> Reduces:
+    """A storage of 300 elements whose header says another number."""
+    operations = pickletools.genops(pickle.dumps(torch.zeros([300])))
+    data = next(argument for op, argument, _ in operations if op.name.startswith("BINBYTES"))
+    number = (300).to_bytes(2, "little")
+    assert data.count(b"M" + number) == 1
+    data = data.replace(b"M" + number, b"\x8a\x06" + numel.to_bytes(6, "little"))
+    return Reduces(torch.storage._load_from_bytes, data)
+
+
+def _hostile(marker: str) -> dict[str, bytes]:
+    command = f"{sys.executable} -c 'open(chr(120),chr(119))' ; touch {marker}"
+    attack = f"open({marker!r}, 'w').close()\nclass TinyLayer: pass\n"
+    nested = pickle.dumps(Reduces(os.system, command), 2)
+    big = (1 << 40,)
+    return {
+        "os.system": pickle.dumps(Reduces(os.system, command)),
+        "os.system, protocol 0": pickle.dumps(Reduces(os.system, command), 0),
+        "eval": pickle.dumps(Reduces(eval, f"open({marker!r}, 'w')")),
+        "subprocess": pickle.dumps(Reduces(subprocess.Popen, ["touch", marker])),
+        "unknown module": b"chostile_module\nfunction\n(tR.",
+        "instance of a module's class": b"(ihostile_module\nClass\n.",
+        "getattr": b"cbuiltins\ngetattr\n.",
+        "embedded source": pickle.dumps(
+            Reduces(persistence._reconstruct_persistent_obj, _meta(attack))
+        ),
+        "embedded source under our header, unknown class": pickle.dumps(
+            Reduces(
+                persistence._reconstruct_persistent_obj,
+                _meta(f"{persistence.BUNDLE_HEADER}\n{attack}", "os.system"),
+            )
+        ),
+        "hostile constructor argument": pickle.dumps(
+            Reduces(
+                persistence._reconstruct_persistent_obj,
+                _meta(BUNDLE, _init_args=(Reduces(os.system, command),), _init_kwargs={}),
+            )
+        ),
+        "huge network": pickle.dumps(
+            Reduces(
+                persistence._reconstruct_persistent_obj,
+                _meta(BUNDLE, _init_args=(), _init_kwargs={"features": 1 << 16}),
+            )
+        ),
+        "nested _load_from_bytes": pickle.dumps(
+            Reduces(
+                torch._utils._rebuild_tensor_v2,
+                Reduces(torch.storage._load_from_bytes, nested),
+                *(0, (1,), (1,), False, {}),
+            )
+        ),
+        "huge tensor": pickle.dumps(_tensor(big, (1,))),
+        "stride-0 tensor": pickle.dumps(_tensor(big, (0,))),
+        "overlapping tensor": pickle.dumps(_tensor((3, 3), (1, 1))),
+        "tensor outside its storage": pickle.dumps(_tensor((2,), (1,), offset=3)),
+        "negative stride": pickle.dumps(_tensor((2,), (-1,), offset=3)),
+        "storage that claims more than it holds": pickle.dumps(
+            Reduces(
+                torch._utils._rebuild_tensor_v2,
+                _storage_claiming(1 << 40),
+                *(0, (1,), (1,), False, {}),
+            )
+        ),
+        "memo number": b"\x80\x04Nr\xff\xff\xff\x7f0N.",
+        "long bytes": b"\x80\x04\x8e\x00\x00\x00\x00\x00\x01\x00\x00abc.",
+        "long bytearray": b"\x80\x05\x96\x00\x00\x00\x00\x00\x01\x00\x00abc.",
+        "long frame": b"\x80\x04\x95\x00\x00\x00\x00\x00\x01\x00\x00N.",
+        "fraction": b"cfractions\nFraction\n(V1e999999999\ntR.",
+        "set attributes of a class": b"cdnnlib\nEasyDict\n(N}Vget\nI1\nstb.",
+        "set attributes of a function": b"ccollections\nOrderedDict\n}V_function\nI1\nsb.",
+        "a list that contains itself": b"]q\x00h\x00a.",
+        "deep nesting": b"]" * 200_000 + b"a" * 199_999 + b".",
+        "persistent id": b"Vabc\nQ.",
+        "extension code": b"\x80\x02\x82\x01.",
+        "truncated": pickle.dumps({"G": TinyNetwork(4)})[:-200],
+        "truncated at the start": pickle.dumps({"G": TinyNetwork(4)})[:20],
+        "empty": b"",
+        "text": b"hello, this is not a pickle",
+        "web page": b"<!DOCTYPE html><html>not found</html>",
+        "zip archive": b"PK\x03\x04" + b"\0" * 40,
+    }
+
+
+HOSTILE_NAMES = tuple(_hostile("marker"))
+
+
+class Watch:
+    """Records what the interpreter is asked to do while it is active (an audit hook stays)."""
+
+    events = {"compile", "exec", "import", "os.system", "os.exec", "os.fork", "os.posix_spawn"}
+    events |= {"open", "subprocess.Popen", "socket.connect", "ctypes.dlopen", "os.remove"}
+
+    def __init__(self) -> None:
+        self.active = False
+        self.seen: list[str] = []
+        sys.addaudithook(self._hook)
+
+    def _hook(self, event: str, args: tuple[Any, ...]) -> None:
+        if self.active and event in self.events:
+            self.seen.append(f"{event} {str(args)[:80]}")
+
+
+@pytest.fixture(scope="module")
+def watch() -> Watch:
+    # What reading itself imports is imported before the watch begins.
+    persistence.read(pickle.dumps({"G": TinyNetwork(4), "x": np.float64(1)}))
+    persistence.read(pickle.dumps("text", 0))
+    with pytest.raises(dnnlib.UserError, match="does not have"):
+        persistence.own_class("Unknown")
+    return Watch()
+
+
+@pytest.mark.parametrize("name", HOSTILE_NAMES)
+def test_hostile_files_are_refused_and_nothing_happens(name, tmp_path, monkeypatch, watch):
+    marker = tmp_path / "it_ran"
+    (tmp_path / "hostile_module.py").write_text(f"open({str(marker)!r}, 'w').close()\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    content = _hostile(str(marker))[name]
+    watch.seen.clear()
+    watch.active = True
+    try:
+        with pytest.raises(dnnlib.UserError) as caught:
+            persistence.read(io.BytesIO(content))
+    finally:
+        watch.active = False
+    assert watch.seen == []
+    assert not marker.exists()
+    assert "hostile_module" not in sys.modules
+    assert str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_hostile_files_are_real(tmp_path):
+    """An ordinary unpickler runs them."""
+    marker = tmp_path / "it_ran"
+    pickle.loads(_hostile(str(marker))["embedded source"])
+    assert marker.exists()
+
+
+@pytest.mark.parametrize("name", ["os.system", "eval", "unknown module", "embedded source"])
+def test_the_error_names_what_was_refused_and_the_way_out(name, tmp_path):
+    with pytest.raises(safe_pickle.Refused) as caught:
+        persistence.read(_hostile(str(tmp_path / "x"))[name])
+    wanted = {"os.system": "posix.system" if os.name == "posix" else "nt.system"}
+    wanted |= {"eval": "builtins.eval", "unknown module": "hostile_module.function"}
+    assert wanted.get(name, "TinyLayer") in str(caught.value)
+    assert "allow_code=True" in str(caught.value)
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data())
+def test_damaged_files_never_raise_anything_but_user_errors(data):
+    content = bytearray(pickle.dumps({"G": TinyNetwork(4)}))
+    position = data.draw(st.integers(0, len(content) - 1))
+    content[position] = data.draw(st.integers(0, 255))
+    end = data.draw(st.sampled_from([len(content), position]))
+    try:
+        persistence.read(bytes(content[:end]))
+    except dnnlib.UserError:
+        return
+    assert end == len(content)
