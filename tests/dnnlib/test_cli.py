@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import click
@@ -164,8 +165,9 @@ def test_groups() -> None:
 
 
 def test_needs_neither_torch_nor_numpy() -> None:
+    root = Path(dnnlib.__file__).parents[1]
     code = (
         "import sys, dnnlib.cli, dnnlib.progress, dnnlib.util\n"
         "assert not {'torch', 'numpy', 'requests', 'tqdm', 'PIL'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=root)

@@ -1,0 +1,34 @@
+"""`python -m torch_utils.info`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from torch_utils import compilers, info
+
+
+def test_report_names_versions_tools_and_ops() -> None:
+    text = info.report()
+    for part in (torch.__version__, "C++ compiler", "nvcc", "Python headers", "CUDA", "cpu"):
+        assert part in text
+    assert "bias_act (cpu)" in text and "upfirdn2d (cuda)" in text
+
+
+def test_module_runs() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "torch_utils.info"],
+        check=True,
+        timeout=120,
+        capture_output=True,
+        text=True,
+        cwd=Path(info.__file__).parents[1],
+    )
+    assert "Ops (what impl='auto' means" in done.stdout and "cannot be imported" not in done.stdout
+
+
+def test_missing_tools_of_cuda_include_those_of_cpp() -> None:
+    assert set(compilers.missing_tools(False)) <= set(compilers.missing_tools(True))
