@@ -335,6 +335,9 @@ def _scan(data: bytes, start: int) -> int:
     for count, (opcode, argument, position) in enumerate(pickletools.genops(stream)):
         if "PUT" in opcode.name and argument > count:
             raise _damaged(f"memo number {argument} at byte {position}")
+        if opcode.name.startswith("EXT"):
+            # The unpickler may answer these from a cache, without asking `find_class`.
+            raise _damaged(f"extension code at byte {position}")
         if opcode.name == "FRAME" and argument > len(data) - position:
             raise _damaged(f"it ends within a frame of {argument} bytes")
     return stream.tell()

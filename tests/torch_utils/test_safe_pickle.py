@@ -232,6 +232,31 @@ def test_hostile_files_are_refused_and_nothing_happens(name, tmp_path, monkeypat
     assert str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "name, reason",
+    [
+        ("huge network", "far larger than its tensors"),
+        ("huge tensor", "does not fit its 4 stored elements"),
+        ("overlapping tensor", "does not fit its 4 stored elements"),
+        ("tensor outside its storage", "does not fit its 4 stored elements"),
+        ("stride-0 tensor", "repeats its elements"),
+        ("negative stride", "impossible numbers"),
+        ("storage that claims more than it holds", "claims 1099511627776 elements but holds 1200"),
+        ("memo number", "memo number 2147483647"),
+        ("long bytes", "only 4 remain"),
+        ("long bytearray", "only 4 remain"),
+        ("long frame", "ends within a frame"),
+        ("fraction", "fraction '1e999999999'"),
+        ("set attributes of a class", "sealed"),
+        ("extension code", "extension code at byte 2"),
+    ],
+)
+def test_sizes_are_refused_for_their_own_sake(name, reason):
+    """Not because the machine happened to run out of memory."""
+    with pytest.raises(dnnlib.UserError, match=reason):
+        persistence.read(_hostile("marker")[name])
+
+
 def test_the_hostile_files_are_real(tmp_path):
     """An ordinary unpickler runs them."""
     marker = tmp_path / "it_ran"
