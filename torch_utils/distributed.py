@@ -125,9 +125,11 @@ def print0(*args: Any, **kwargs: Any) -> None:
 
 
 def rank_device(device: torch.device | str, local_rank: int) -> torch.device:
-    """Return the device of one process of several on a machine: `cuda` becomes `cuda:N`."""
+    """Return the device of one process of a machine: `cuda` becomes `cuda:N`, others stay."""
     device = torch.device(device)
-    return torch.device("cuda", local_rank) if device.type == "cuda" else device
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", local_rank)
+    return device
 
 
 def broadcast_module(module: nn.Module, src: int = 0) -> None:
@@ -199,7 +201,7 @@ def launch(
         device: Decides the backend; `cuda` gives process i the GPU i.
 
     Raises:
-        UserError: One of the processes raised it, or there are fewer GPUs than processes.
+        UserError: One of the processes raised it, or there is not a GPU for each of them.
         torch.multiprocessing.ProcessRaisedException: One raised something else.
     """
     if num_processes < 1:
@@ -210,6 +212,8 @@ def launch(
             torch.cuda.set_device(device.index or 0)
         fn(0, *args)
         return
+    if device.index is not None:
+        raise UserError(f"'{device}' is one device, but {num_processes} processes were asked for")
     if device.type == "cuda" and num_processes > torch.cuda.device_count():
         raise UserError(
             f"{num_processes} GPUs were asked for, but this machine has "

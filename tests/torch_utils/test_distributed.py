@@ -40,6 +40,8 @@ def test_launch_in_this_process() -> None:
 def test_more_gpus_than_there_are() -> None:
     with pytest.raises(UserError, match="4096 GPUs were asked for"):
         distributed.launch(print, 4096, device="cuda")
+    with pytest.raises(UserError, match="'cuda:1' is one device"):
+        distributed.launch(print, 2, device="cuda:1")
 
 
 def test_gradients_of_one_process() -> None:
@@ -68,6 +70,7 @@ def test_environment() -> None:
 
 def test_rank_device() -> None:
     assert distributed.rank_device("cuda", 3) == torch.device("cuda:3")
+    assert distributed.rank_device("cuda:1", 0) == torch.device("cuda:1")
     assert distributed.rank_device("cpu", 3) == torch.device("cpu")
 
 
