@@ -8,13 +8,13 @@ import torch
 
 import dnnlib
 from ops._dispatch import choose
-from ops.bias_act import reference
+from ops.bias_act import plain, reference
 
 activation_funcs = {
     name: dnnlib.EasyDict(
         {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)}
     )
-    for name, spec in reference.activation_funcs.items()
+    for name, spec in plain.activation_funcs.items()
 }
 """Activation functions by name: func, def_alpha, def_gain, cuda_idx, ref, has_2nd_grad."""
 
@@ -63,4 +63,5 @@ def bias_act(
         if b.dtype != x.dtype:
             raise TypeError(f"b must have the dtype of x, {x.dtype}, got {b.dtype}")
     choose("bias_act", (x, b), impl)
-    return reference.bias_act(x, b, dim, act, alpha, gain, clamp)
+    module = reference if impl == "ref" else plain
+    return module.bias_act(x, b, dim, act, alpha, gain, clamp)

@@ -1,9 +1,11 @@
-"""The definition of `conv2d` in plain PyTorch (portable: runs from the source in a snapshot)."""
+"""Public face of the op `conv2d`: PyTorch's convolutions with switchable weight gradients."""
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
+
+from ops.conv2d import gradfix, reference
+from ops.conv2d.autograd import Convolution
 
 
 def conv2d(
@@ -15,8 +17,29 @@ def conv2d(
     dilation: int | tuple[int, int] = 1,
     groups: int = 1,
 ) -> torch.Tensor:
-    """Same as `torch.nn.functional.conv2d`; see `ops.conv2d.conv2d`."""
-    return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
+    """y[n, o] = b[o] + sum_i correlate(x[n, i], w[o, i]), as `torch.nn.functional.conv2d`.
+
+    Inside `no_weight_gradients`, backward passes leave the gradients of weight and bias None, if
+    the forward pass ran there too or while `gradfix.enabled` was set.
+
+    Args:
+        input: [N, C, H, W], floating point.
+        weight: [O, C / groups, kh, kw], dtype of `input`.
+        bias: [O] or None.
+        stride: Step between outputs, int or (y, x).
+        padding: Zeros around the input, int or (y, x), "valid" or "same".
+        dilation: Distance between taps, int or (y, x).
+        groups: Number of groups that the channels are split into.
+
+    Returns:
+        [N, O, H', W'], dtype of `input`.
+
+    Orders of gradient: 1st, 2nd and higher composed of convolutions.
+    """
+    if not _switchable(input, weight) or isinstance(padding, str):
+        return reference.conv2d(input, weight, bias, stride, padding, dilation, groups)
+    args = _pair(stride), _pair(padding), _pair(dilation), False, [0, 0], groups
+    return Convolution.apply(input, weight, bias, *args)
 
 
 def conv_transpose2d(
@@ -29,7 +52,41 @@ def conv_transpose2d(
     groups: int = 1,
     dilation: int | tuple[int, int] = 1,
 ) -> torch.Tensor:
-    """Same as `torch.nn.functional.conv_transpose2d`; see `ops.conv2d.conv_transpose2d`."""
-    return F.conv_transpose2d(
-        input, weight, bias, stride, padding, output_padding, groups, dilation
+    """The transpose of `conv2d` in its input, as `torch.nn.functional.conv_transpose2d`.
+
+    Args:
+        input: [N, C, H, W], floating point.
+        weight: [C, O / groups, kh, kw], dtype of `input`.
+        bias: [O] or None.
+        stride: Step between inputs on the output, int or (y, x).
+        padding: Rows and columns cut off the output, int or (y, x).
+        output_padding: Rows and columns added at its end, int or (y, x), smaller than `stride`.
+        groups: Number of groups that the channels are split into.
+        dilation: Distance between taps, int or (y, x).
+
+    Returns:
+        [N, O, H', W'], dtype of `input`.
+
+    Orders of gradient: as for `conv2d`.
+    """
+    if not _switchable(input, weight):
+        return reference.conv_transpose2d(
+            input, weight, bias, stride, padding, output_padding, groups, dilation
+        )
+    args = _pair(stride), _pair(padding), _pair(dilation), True, _pair(output_padding), groups
+    return Convolution.apply(input, weight, bias, *args)
+
+
+def _switchable(x: torch.Tensor, weight: torch.Tensor) -> bool:
+    """Whether a backward pass may have to leave out this weight's gradient."""
+    return (
+        (gradfix.enabled or gradfix.weight_gradients_disabled)
+        and torch.is_grad_enabled()
+        and weight.requires_grad
+        and x.ndim == 4
+        and not torch.is_autocast_enabled(x.device.type)
     )
+
+
+def _pair(value: int | tuple[int, int]) -> list[int]:
+    return [value, value] if isinstance(value, int) else list(value)

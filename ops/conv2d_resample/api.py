@@ -1,12 +1,13 @@
-"""The definition of `conv2d_resample` in plain PyTorch."""
+"""Public face of the op `conv2d_resample`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
-from ops.conv2d import conv2d
-from ops.upfirdn2d import upfirdn2d
-from ops.upfirdn2d.plain import fir_padding, fir_size
+from ops._dispatch import choose
+from ops.conv2d_resample import plain, reference
 
 
 def conv2d_resample(
@@ -15,24 +16,54 @@ def conv2d_resample(
     f: torch.Tensor | None = None,
     up: int = 1,
     down: int = 1,
-    padding: int | list[int] = 0,
+    padding: int | Sequence[int] = 0,
     groups: int = 1,
     flip_weight: bool = True,
     flip_filter: bool = False,
     impl: str = "auto",
 ) -> torch.Tensor:
-    """Up, FIR, conv, FIR, down; see `ops.conv2d_resample.conv2d_resample`."""
-    x0, x1, y0, y1 = fir_padding(padding)
-    fw, fh = fir_size(f)
-    if up > 1:
-        x0, x1 = x0 + (fw + up - 1) // 2, x1 + (fw - up) // 2
-        y0, y1 = y0 + (fh + up - 1) // 2, y1 + (fh - up) // 2
-    if down > 1:
-        x0, x1 = x0 + (fw - down + 1) // 2, x1 + (fw - down) // 2
-        y0, y1 = y0 + (fh - down + 1) // 2, y1 + (fh - down) // 2
-    pad = [x0, x1, y0, y1]
-    x = upfirdn2d(x, f if up > 1 else None, up=up, padding=pad, gain=up**2, flip_filter=flip_filter)
-    x = conv2d(x, w if flip_weight else w.flip([2, 3]), groups=groups)
-    if down > 1:
-        x = upfirdn2d(x, f, down=down, flip_filter=flip_filter)
-    return x
+    """2-D convolution with filtered up- and down-sampling: up, FIR, conv, FIR, down.
+
+    All padding happens once, at the start, on the zero-inserted image: `padding` plus what
+    `upsample2d` and `downsample2d` add. The first FIR has gain up^2.
+
+    Args:
+        x: [N, C, H, W], floating point.
+        w: [O, C / groups, kh, kw], dtype of `x`.
+        f: Filter from `setup_filter`, float32; None = a single tap of 1.
+        up: Integer up-sampling factor.
+        down: Integer down-sampling factor.
+        padding: Of the up-sampled image, int, [x, y] or [x0, x1, y0, y1]; negative crops.
+            kernel // 2 keeps the size.
+        groups: Number of groups that the channels are split into.
+        flip_weight: True = correlation (PyTorch's convention), False = true convolution.
+        flip_filter: False = true convolution with `f`, True = correlation.
+        impl: "auto" | "ref" | "cuda" | "cpp", see `ops._dispatch.choose`.
+
+    Returns:
+        [N, O, H', W'], dtype of `x`; H' = H * up / down for a padding that keeps the size.
+
+    Raises:
+        ValueError: Wrong shapes or factors.
+        TypeError: `w` has another dtype than `x`.
+
+    Orders of gradient: x and w: 1st, 2nd and higher composed of convolutions and `upfirdn2d`;
+    f: unsupported (raises).
+    """
+    if x.ndim != 4:
+        raise ValueError(f"conv2d_resample: x must be [N, C, H, W], got {list(x.shape)}")
+    if w.ndim != 4 or w.shape[1] * groups != x.shape[1] or w.shape[0] % groups:
+        raise ValueError(
+            f"conv2d_resample: w must be [O, {x.shape[1]} / groups, kh, kw] with O divisible by "
+            f"groups={groups}, got {list(w.shape)}"
+        )
+    if w.dtype != x.dtype:
+        raise TypeError(f"conv2d_resample: w must have the dtype of x, {x.dtype}, got {w.dtype}")
+    for name, factor in (("up", up), ("down", down)):
+        if not isinstance(factor, int) or factor < 1:
+            raise ValueError(f"conv2d_resample: {name} must be an int >= 1, got {factor!r}")
+    choose("conv2d_resample", (x, w), impl)
+    module = reference if impl == "ref" else plain
+    return module.conv2d_resample(
+        x, w, f, up, down, padding, groups, flip_weight, flip_filter, impl
+    )

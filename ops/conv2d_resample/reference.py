@@ -1,12 +1,14 @@
-"""The definition of `conv2d_resample` in plain PyTorch."""
+"""The definition of `conv2d_resample` in plain PyTorch: five steps, one after the other."""
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Sequence
 
-from ops.conv2d import conv2d
-from ops.upfirdn2d import upfirdn2d
-from ops.upfirdn2d.plain import fir_padding, fir_size
+import torch
+import torch.nn.functional as F
+
+from ops.upfirdn2d.plain import fir_downsample_padding, fir_padding, fir_upsample_padding
+from ops.upfirdn2d.reference import upfirdn2d
 
 
 def conv2d_resample(
@@ -15,24 +17,21 @@ def conv2d_resample(
     f: torch.Tensor | None = None,
     up: int = 1,
     down: int = 1,
-    padding: int | list[int] = 0,
+    padding: int | Sequence[int] = 0,
     groups: int = 1,
     flip_weight: bool = True,
     flip_filter: bool = False,
     impl: str = "auto",
 ) -> torch.Tensor:
-    """Up, FIR, conv, FIR, down; see `ops.conv2d_resample.conv2d_resample`."""
-    x0, x1, y0, y1 = fir_padding(padding)
-    fw, fh = fir_size(f)
+    """Up, FIR, conv, FIR, down; see `ops.conv2d_resample.conv2d_resample`. `impl` is ignored."""
+    pad = fir_padding(padding)
     if up > 1:
-        x0, x1 = x0 + (fw + up - 1) // 2, x1 + (fw - up) // 2
-        y0, y1 = y0 + (fh + up - 1) // 2, y1 + (fh - up) // 2
+        pad = fir_upsample_padding(f, up, pad)
     if down > 1:
-        x0, x1 = x0 + (fw - down + 1) // 2, x1 + (fw - down) // 2
-        y0, y1 = y0 + (fh - down + 1) // 2, y1 + (fh - down) // 2
-    pad = [x0, x1, y0, y1]
-    x = upfirdn2d(x, f if up > 1 else None, up=up, padding=pad, gain=up**2, flip_filter=flip_filter)
-    x = conv2d(x, w if flip_weight else w.flip([2, 3]), groups=groups)
+        pad = fir_downsample_padding(f, down, pad)
+    f_up = f if up > 1 else None
+    x = upfirdn2d(x, f_up, up=up, padding=pad, flip_filter=flip_filter, gain=up**2)
+    x = F.conv2d(x, w if flip_weight else w.flip([2, 3]), groups=groups)
     if down > 1:
         x = upfirdn2d(x, f, down=down, flip_filter=flip_filter)
     return x
