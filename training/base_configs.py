@@ -1,8 +1,8 @@
 """Base configurations of ``train.py --cfg``: the numbers behind every option that was not given.
 
-Two kinds: fixed tables that reproduce published runs (`stylegan2`, `paper*`, `cifar`), and formulas that
-look at the data and the number of processes (`auto`, `tiny`). A base configuration never chooses an
-architecture; that is ``--generator``.
+Two kinds: fixed tables that reproduce published runs (`stylegan2`, `paper*`, `cifar`), and formulas
+that look at the data and the number of processes (`auto`, `tiny`). A base configuration never
+chooses an architecture; that is ``--generator``.
 """
 
 from __future__ import annotations

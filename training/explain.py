@@ -38,7 +38,7 @@ def _schedule_rows(config: TrainConfig) -> list[tuple[str, str, str]]:
         (
             "Batch per GPU",
             str(config.batch_gpu),
-            f"{options.gpus} processes, {rounds} rounds of accumulation per step",
+            f"{rounds} round(s) per step on each of {options.gpus} device(s)",
         ),
         (
             "R1 gamma",
