@@ -1,0 +1,242 @@
+"""Images per second of training and generation, generators side by side (`make bench`).
+
+Training is `--cfg=tiny` with the real losses and phases on random images, generation the network of
+`--cfg=auto` at 256x256. The generators take turns within every repetition, so that a machine that
+gets slower meanwhile slows all of them; a number is the median over the repetitions.
+"""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import click
+
+import dnnlib
+import dnnlib.cli
+
+if TYPE_CHECKING:
+    import torch
+
+    from training.config import TrainConfig
+
+GENERATORS = ("stylegan2", "inr-gan", "inr-gan-bil")
+"""Presets that are compared; the first one is the unit of the ratios."""
+
+STEPS_PER_CYCLE = 16
+"""Training steps that are timed together: R1 comes every 16th step, path lengths every 4th."""
+
+_CLASSES = 10
+_TRAIN_SHAPE = (1, 32, 32)
+_GENERATION_SIZE = 256
+_GENERATION_BATCH = 4
+
+
+@dnnlib.cli.command()
+@click.option("--quick", is_flag=True, help="One repetition each instead of several.")
+@click.option(
+    "--p",
+    "augment_p",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    help="Augmentation probability in training; ADA starts at 0.",
+)
+@dnnlib.cli.device_option
+def main(quick: bool, augment_p: float, device: str) -> None:
+    """Measure images per second of training and generation, generators side by side."""
+    import torch
+
+    from torch_utils import misc
+
+    target = misc.resolve_device(device)
+    print(describe_machine(target))
+    print("float32 everywhere; images/s, in brackets relative to the first line")
+
+    cycles = {name: training_cycle(name, target, augment_p) for name in GENERATORS}
+    images = STEPS_PER_CYCLE * _config("stylegan2", "tiny", _TRAIN_SHAPE, _CLASSES).batch_size
+    repetitions = 1 if quick else 3
+    print(
+        f"\nTraining, --cfg=tiny, {_TRAIN_SHAPE[1]}x{_TRAIN_SHAPE[2]} grey, {_CLASSES} classes, "
+        f"augmentation p = {augment_p:g}; median of {repetitions} x {STEPS_PER_CYCLE} steps"
+    )
+    print_rates(measure(cycles, repetitions, target), images)
+
+    draws = {name: generation(name, target) for name in GENERATORS}
+    repetitions = 1 if quick else 5
+    print(
+        f"\nGeneration, --cfg=auto, {_GENERATION_SIZE}x{_GENERATION_SIZE} RGB, "
+        f"batch {_GENERATION_BATCH}; median of {repetitions}"
+    )
+    with torch.inference_mode():
+        print_rates(measure(draws, repetitions, target), _GENERATION_BATCH)
+
+
+def describe_machine(device: torch.device) -> str:
+    """One line: torch and Python version, device, threads."""
+    import torch
+
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = _processor_name()
+    return (
+        f"torch {torch.__version__}, Python {platform.python_version()}, "
+        f"device {device} ({name}), {torch.get_num_threads()} threads"
+    )
+
+
+def measure(
+    steps: Mapping[str, Callable[[], object]], repetitions: int, device: torch.device
+) -> dict[str, float]:
+    """Time functions in turns, after one untimed call of each.
+
+    Args:
+        steps: name -> function.
+        repetitions: timed calls of each.
+        device: whose queue is waited for before the clock is read.
+
+    Returns:
+        name -> median seconds of a call.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for step in steps.values():
+        step()
+    for _ in range(repetitions):
+        for name, step in steps.items():
+            _synchronize(device)
+            start = time.perf_counter()
+            step()
+            _synchronize(device)
+            seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def print_rates(seconds: Mapping[str, float], images: int) -> None:
+    """Print images per second of each entry and its ratio to the first one.
+
+    Args:
+        seconds: name -> seconds for `images` images.
+        images: their number.
+    """
+    first = next(iter(seconds.values()))
+    for name, value in seconds.items():
+        print(f"  {name:<14} {images / value:8.2f}  ({first / value:.2f}x)", flush=True)
+
+
+def training_cycle(
+    preset: str, device: torch.device, augment_p: float = 0.0
+) -> Callable[[], object]:
+    """Networks, losses and phases of `--cfg=tiny --cond=1` on random images.
+
+    Args:
+        preset: generator.
+        device: where to train.
+        augment_p: probability of each augmentation.
+
+    Returns:
+        A function that trains for `STEPS_PER_CYCLE` steps and returns (G, D).
+    """
+    import torch
+
+    from training.ema import EMA
+    from training.phases import build_phases, run_phase
+
+    config = _config(preset, "tiny", _TRAIN_SHAPE, _CLASSES)
+    kwargs = config.to_dict("")
+    construct = dnnlib.util.construct_class_by_name
+    G = _network(kwargs["G_kwargs"], _TRAIN_SHAPE, _CLASSES, device)
+    D = _network(kwargs["D_kwargs"], _TRAIN_SHAPE, _CLASSES, device)
+    pipe = construct(**kwargs["augment_kwargs"]).train().requires_grad_(False).to(device)
+    pipe.p.fill_(augment_p)
+    loss = construct(
+        device=device,
+        G_mapping=G.mapping,
+        G_synthesis=G.synthesis,
+        D=D,
+        augment_pipe=pipe,
+        **kwargs["loss_kwargs"],
+    )
+    phases = build_phases(
+        G,
+        D,
+        kwargs["G_opt_kwargs"],
+        kwargs["D_opt_kwargs"],
+        regularize_G=loss.pl_weight != 0,
+        regularize_D=loss.r1_gamma != 0,
+    )
+    ema = EMA(G, config.ema_kimg, config.ema_rampup)
+    batch = config.batch_size
+    real = torch.rand([batch, *_TRAIN_SHAPE], device=device) * 2 - 1
+    labels = torch.eye(_CLASSES, device=device)[torch.arange(batch, device=device) % _CLASSES]
+
+    def cycle() -> tuple[torch.nn.Module, torch.nn.Module]:
+        for step in range(STEPS_PER_CYCLE):
+            for phase in phases:
+                if phase.is_due(step):
+                    z = torch.randn([batch, G.z_dim], device=device)
+                    run_phase(phase, loss, [(real, labels, z, labels)])
+            ema.update(step * batch, batch)
+        return G, D
+
+    return cycle
+
+
+def generation(preset: str, device: torch.device) -> Callable[[], torch.Tensor]:
+    """The generator of `--cfg=auto` at 256x256.
+
+    Returns:
+        A function that draws a batch: float32 [4, 3, 256, 256].
+    """
+    import torch
+
+    shape = (3, _GENERATION_SIZE, _GENERATION_SIZE)
+    kwargs = _config(preset, "auto", shape, 0).to_dict("")["G_kwargs"]
+    G = _network(kwargs, shape, 0, device).eval()
+    z = torch.randn([_GENERATION_BATCH, G.z_dim], device=device)
+    return lambda: G(z, None, noise_mode="const")
+
+
+def _config(preset: str, cfg: str, shape: tuple[int, int, int], classes: int) -> TrainConfig:
+    from training.config import DatasetFacts
+    from training.options import TrainOptions
+    from training.resolve import resolve
+
+    options = TrainOptions(
+        outdir="", data="", cfg=cfg, generator=preset, cond=classes > 0, fp32=True
+    )
+    facts = DatasetFacts(name="random", image_shape=shape, num_images=1000, label_dim=classes)
+    return resolve(options, facts)
+
+
+def _network(
+    kwargs: dict, shape: tuple[int, int, int], classes: int, device: torch.device
+) -> torch.nn.Module:
+    network = dnnlib.util.construct_class_by_name(
+        **kwargs, c_dim=classes, img_resolution=shape[1], img_channels=shape[0]
+    )
+    return network.train().requires_grad_(False).to(device)
+
+
+def _synchronize(device: torch.device) -> None:
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def _processor_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.split(":", 1)[1].strip() for line in file if "model name" in line]
+    except OSError:  # not Linux
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""The benchmark measures what it says: functions in turns, real training steps, real pictures."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+
+from analysis import bench
+
+CPU = torch.device("cpu")
+
+
+def test_measure_takes_turns_after_a_warm_up() -> None:
+    calls: list[str] = []
+    bench.measure({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 2, CPU)
+    assert calls == ["a", "b"] + ["a", "b"] * 2
+
+
+def test_measure_returns_the_median(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Start and end of three calls that take 1, 100 and 3 seconds.
+    clock = iter([0.0, 1.0, 10.0, 110.0, 200.0, 203.0])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    assert bench.measure({"step": lambda: None}, 3, CPU) == {"step": 3.0}
+
+
+def test_rates_are_relative_to_the_first(capsys: pytest.CaptureFixture[str]) -> None:
+    bench.print_rates({"stylegan2": 2.0, "inr-gan": 0.5}, images=10)
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ["stylegan2", "5.00", "(1.00x)"],
+        ["inr-gan", "20.00", "(4.00x)"],
+    ]
+
+
+def test_a_training_cycle_changes_both_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "STEPS_PER_CYCLE", 1)
+    cycle = bench.training_cycle("inr-gan-bil", CPU)
+    before = [p.clone() for network in cycle() for p in network.parameters()]
+    after = [p for network in cycle() for p in network.parameters()]
+    changed = [not torch.equal(a, b) for a, b in zip(before, after, strict=True)]
+    assert sum(changed) > 0.9 * len(changed)
+    assert all(torch.isfinite(p).all() for p in after)
+
+
+@pytest.mark.parametrize("preset", bench.GENERATORS)
+def test_generation_draws_a_batch(monkeypatch: pytest.MonkeyPatch, preset: str) -> None:
+    monkeypatch.setattr(bench, "_GENERATION_SIZE", 16)
+    with torch.inference_mode():
+        assert bench.generation(preset, CPU)().shape == (4, 3, 16, 16)
