@@ -105,11 +105,11 @@ class SynthesisLayer(nn.Module):
         check_choice(noise_mode, _NOISE_MODES, "noise_mode")
         size = self.resolution // self.up
         check_shape(x, (None, self.in_channels, size, size), "x")
-        check_shape(w, (x.shape[0], self.w_dim), "w")
+        check_shape(w, (len(x), self.w_dim), "w")
         noise = None
         if self.use_noise and noise_mode == "random":
-            shape = (x.shape[0], 1, self.resolution, self.resolution)
-            noise = torch.randn(shape, device=x.device) * self.noise_strength
+            noise = torch.randn(len(x), 1, self.resolution, self.resolution, device=x.device)
+            noise = noise * self.noise_strength
         elif self.use_noise and noise_mode == "const":
             noise = self.noise_const * self.noise_strength
         # An upsampling layer is a true convolution, any other one a correlation.
@@ -255,12 +255,11 @@ class SynthesisBlock(nn.Module):
             ws: [N, num_conv + num_torgb, w_dim].
             force_fp32: Compute in float32; wins over `dtype`.
             fused_modconv: See `modulated_conv2d`; None = the faster way.
-            noise_mode: "random", "const" or "none".
+            noise_mode: See `SynthesisLayer`.
             dtype: Precision of this call; None = the block's own.
 
         Returns:
-            Features [N, out_channels, R, R] and the image [N, img_channels, R, R], the latter in
-            the parameters' precision (float32).
+            Features [N, out_channels, R, R]; image [N, img_channels, R, R], always float32.
 
         Raises:
             ValueError: Wrong shapes or an unknown noise mode.
