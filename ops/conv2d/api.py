@@ -19,8 +19,8 @@ def conv2d(
 ) -> torch.Tensor:
     """y[n, o] = b[o] + sum_i correlate(x[n, i], w[o, i]), as `torch.nn.functional.conv2d`.
 
-    Inside `no_weight_gradients`, backward passes leave the gradients of weight and bias None, if
-    the forward pass ran there too or while `gradfix.enabled` was set.
+    Inside `no_weight_gradients`, backward passes leave the gradient of the weight None, if the
+    forward pass ran there too or while `gradfix.enabled` was set.
 
     Args:
         input: [N, C, H, W], floating point.

@@ -30,7 +30,7 @@ class Convolution(torch.autograd.Function):
             grad_x = Convolution.apply(grad_y, w, None, *_transposed(ctx.args, x, w, grad_y))
         if ctx.needs_input_grad[1] and not gradfix.weight_gradients_disabled:
             grad_w = WeightGradient.apply(grad_y, x, w.detach(), *ctx.args)
-        if ctx.needs_input_grad[2] and not gradfix.weight_gradients_disabled:
+        if ctx.needs_input_grad[2]:
             grad_b = grad_y.sum([0, 2, 3])
         return grad_x, grad_w, grad_b, None, None, None, None, None, None
 

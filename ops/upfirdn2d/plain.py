@@ -72,7 +72,8 @@ def setup_filter(
     """Prepares a filter for `upfirdn2d`.
 
     Args:
-        f: Taps, 1-D or 2-D [height, width]; a scalar or None (= 1) is a single tap. Not modified.
+        f: Taps, 1-D or 2-D [height, width]; a scalar or None (= 1) is 1-D with one tap. Not
+            modified.
         device: Where the result lives.
         normalize: Divide by the sum of the taps.
         flip_filter: Reverse the taps along every axis.
@@ -246,7 +247,8 @@ def _fir_method(taps, channels, sizes, up):
 
 def _fir_depthwise(x, f, up, down, padding, flip_filter, gain):
     """A depth-wise convolution with stride, or a transposed one for up-sampling."""
-    f = (f * gain ** (f.ndim / 2)).to(x.dtype)
+    f = f.to(torch.promote_types(f.dtype, x.dtype)) * gain ** (f.ndim / 2)
+    f = f.to(x.dtype)
     if f.ndim == 1:
         x = _fir_conv(x, f[None, :], up[0], 1, down[0], 1, (*padding[:2], 0, 0), flip_filter)
         return _fir_conv(x, f[:, None], 1, up[1], 1, down[1], (0, 0, *padding[2:]), flip_filter)

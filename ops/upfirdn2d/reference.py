@@ -29,7 +29,8 @@ def upfirdn2d(
         f = torch.ones([1, 1], dtype=torch.float32, device=x.device)
     x = F.pad(x.reshape(n, c, h, 1, w, 1), [0, up_x - 1, 0, 0, 0, up_y - 1])
     x = F.pad(x.reshape(n, c, h * up_y, w * up_x), fir_padding(padding))
-    f = (f * gain ** (f.ndim / 2)).to(x.dtype)
+    f = f.to(torch.promote_types(f.dtype, x.dtype)) * gain ** (f.ndim / 2)
+    f = f.to(x.dtype)
     if not flip_filter:
         f = f.flip(list(range(f.ndim)))
     for kernel in [f] if f.ndim == 2 else [f[None, :], f[:, None]]:

@@ -1,0 +1,106 @@
+"""`ops._dispatch`: what is chosen, what is said, what is raised."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+
+from ops import _dispatch
+
+CPU = torch.ones(1)
+
+
+class _CudaTensor:
+    """What `choose` looks at, for machines without a GPU."""
+
+    device = torch.device("cuda")
+
+
+CUDA = _CudaTensor()
+
+
+@pytest.fixture(autouse=True)
+def _no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_dispatch, "_kernels", {})
+    monkeypatch.setattr(_dispatch, "_said", set())
+
+
+@pytest.mark.parametrize("impl", ["auto", "cuda", "ref"])
+@pytest.mark.parametrize("tensor", [CPU, CUDA], ids=["cpu", "cuda"])
+def test_without_kernels_everything_is_plain(impl: str, tensor: object) -> None:
+    name, reasons = _dispatch.choose("blend", (tensor, None), impl)
+    assert name == "ref" and len(reasons) == 1
+
+
+def test_an_unknown_name_is_refused() -> None:
+    with pytest.raises(ValueError, match="blend: impl must be one of auto, .* got 'gpu'"):
+        _dispatch.choose("blend", (CPU,), "gpu")
+    with pytest.raises(ValueError, match="got 'auto'"):
+        _dispatch.register_kernel("blend", "auto", object)
+
+
+def test_cpp_is_never_replaced_silently() -> None:
+    with pytest.raises(RuntimeError, match="no cpp kernel"):
+        _dispatch.choose("blend", (CPU,), "cpp")
+    _dispatch.register_kernel("blend", "cpp", object)
+    with pytest.raises(RuntimeError, match="needs cpu tensors, got cuda"):
+        _dispatch.choose("blend", (CUDA,), "cpp")
+    assert _dispatch.choose("blend", (CPU,), "cpp")[0] == "cpp"
+
+
+def test_the_device_decides() -> None:
+    for impl in ("cpp", "cuda"):
+        _dispatch.register_kernel("blend", impl, lambda impl=impl: f"{impl} module")
+    for impl in ("auto", "cuda"):
+        assert _dispatch.choose("blend", (CPU,), impl)[0] == "cpp"
+        assert _dispatch.choose("blend", (CUDA, None), impl)[0] == "cuda"
+    assert _dispatch.choose("blend", (CUDA,), "ref")[0] == "ref"
+    assert _dispatch.kernel_module("blend", "cuda") == "cuda module"
+    name, reasons = _dispatch.choose("blend", (CPU, CUDA))
+    assert name == "ref" and "needs cuda tensors, got cpu, cuda" in reasons[0]
+
+
+def test_a_missing_compiler_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    def explode() -> object:
+        raise AssertionError("must not be built")
+
+    _dispatch.register_kernel("blend", "cuda", explode, missing=lambda: ["nvcc was not found"])
+    with caplog.at_level(logging.WARNING, logger="ops"):
+        for _ in range(3):
+            assert _dispatch.choose("blend", (CUDA,)) == ("ref", ["nvcc was not found"])
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["blend: using plain PyTorch instead of the cuda kernel: nvcc was not found"]
+
+
+def test_unsupported_tensors_are_listed() -> None:
+    _dispatch.register_kernel(
+        "blend", "cpp", object, unsupported=lambda tensors: [f"dtype {tensors[0].dtype}"]
+    )
+    assert _dispatch.choose("blend", (CPU,)) == ("ref", ["dtype torch.float32"])
+
+
+def test_a_failed_build_raises_each_time_but_is_tried_once() -> None:
+    attempts = []
+
+    def build() -> object:
+        attempts.append(1)
+        raise OSError("ninja failed")
+
+    _dispatch.register_kernel("blend", "cuda", build)
+    for _ in range(2):
+        with pytest.raises(OSError, match="ninja failed"):
+            _dispatch.choose("blend", (CUDA,))
+    assert len(attempts) == 1
+    assert _dispatch.choose("blend", (CUDA,), "ref")[0] == "ref"
+
+
+def test_status_lists_every_op() -> None:
+    _dispatch.register_kernel("bias_act", "cuda", object, missing=lambda: ["nvcc was not found"])
+    _dispatch.register_kernel("upfirdn2d", "cuda", object)
+    report = _dispatch.status()
+    assert {"bias_act", "conv2d_resample", "fma", "grid_sample", "upfirdn2d"} <= set(report)
+    assert report["bias_act"]["cuda"] == "ref (nvcc was not found)"
+    assert report["upfirdn2d"]["cuda"] == "cuda (compiled on first use)"
+    assert report["fma"]["cpu"].startswith("ref (")
