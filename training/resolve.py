@@ -201,7 +201,7 @@ def _check_resume(
     pairs = (
         ("image resolution", resume.img_resolution, resolution),
         ("number of image channels", resume.img_channels, channels),
-        ("label size", resume.c_dim, c_dim),
+        ("label size (see --cond)", resume.c_dim, c_dim),
         ("--z-dim", resume.z_dim, networks.z_dim),
         ("--w-dim", resume.w_dim, networks.w_dim),
         ("--cbase", resume.channel_base, networks.channel_base),

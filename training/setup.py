@@ -58,6 +58,11 @@ def prepare_process(
     gradfix.enabled = True
 
 
+def construct_dataset(training_set_kwargs: Mapping[str, Any]) -> Dataset:
+    """Open the training set described by ``class_name`` and its arguments."""
+    return dnnlib.util.construct_class_by_name(**training_set_kwargs)
+
+
 def print_dataset(training_set: Dataset) -> None:
     """Print size and shapes of the training set, on process 0."""
     distributed.print0()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from dnnlib.util import construct_class_by_name
 from torch_utils.distributed import print0, rank_device
 from torch_utils.images import save_image_grid
 from training import setup
@@ -85,7 +84,7 @@ def training_loop(
     torch_device = rank_device(choose_device(device, num_gpus), rank)
     setup.prepare_process(random_seed, num_gpus, rank, torch_device, cudnn_benchmark, allow_tf32)
     print0("Loading training set...")
-    training_set = construct_class_by_name(**training_set_kwargs)
+    training_set = setup.construct_dataset(training_set_kwargs)
     reals = setup.RealImages(
         training_set, rank, num_gpus, batch_size, random_seed, data_loader_kwargs, torch_device
     )
