@@ -112,10 +112,13 @@ def _storage_claiming(numel: int) -> Reduces:
 
 
 def _hostile(marker: str) -> dict[str, bytes]:
+    return {**_hostile_code(marker), **_hostile_tensors(marker), **_broken_streams()}
+
+
+def _hostile_code(marker: str) -> dict[str, bytes]:
+    """Files that try to run something, or to build a network larger than themselves."""
     command = f"{sys.executable} -c 'open(chr(120),chr(119))' ; touch {marker}"
     attack = f"open({marker!r}, 'w').close()\nclass TinyLayer: pass\n"
-    nested = pickle.dumps(Reduces(os.system, command), 2)
-    big = (1 << 40,)
     return {
         "os.system": pickle.dumps(Reduces(os.system, command)),
         "os.system, protocol 0": pickle.dumps(Reduces(os.system, command), 0),
@@ -145,6 +148,14 @@ def _hostile(marker: str) -> dict[str, bytes]:
                 _meta(BUNDLE, _init_args=(), _init_kwargs={"features": 1 << 16}),
             )
         ),
+    }
+
+
+def _hostile_tensors(marker: str) -> dict[str, bytes]:
+    """Tensors that hide a pickle of their own or claim more memory than the file holds."""
+    nested = pickle.dumps(Reduces(os.system, f"touch {marker}"), 2)
+    big = (1 << 40,)
+    return {
         "nested _load_from_bytes": pickle.dumps(
             Reduces(
                 torch._utils._rebuild_tensor_v2,
@@ -164,6 +175,12 @@ def _hostile(marker: str) -> dict[str, bytes]:
                 *(0, (1,), (1,), False, {}),
             )
         ),
+    }
+
+
+def _broken_streams() -> dict[str, bytes]:
+    """Streams with absurd lengths, misused instructions, or no pickle at all."""
+    return {
         "memo number": b"\x80\x04Nr\xff\xff\xff\x7f0N.",
         "long bytes": b"\x80\x04\x8e\x00\x00\x00\x00\x00\x01\x00\x00abc.",
         "long bytearray": b"\x80\x05\x96\x00\x00\x00\x00\x00\x01\x00\x00abc.",
