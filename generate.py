@@ -103,9 +103,10 @@ def main(
     if seeds is None and projected_w is None:
         raise dnnlib.UserError("Name the images to draw: --seeds=0-35, or --projected-w=FILE.npz.")
 
-    from torch_utils import misc
+    from torch_utils import host_memory, misc
 
     torch_device = misc.resolve_device(device)
+    host_memory.keep_freed_memory()
     G = load_generator(network_pkl).to(torch_device)
     view = {"size": size, "region": region, "lod": lod}
     view = {name: value for name, value in view.items() if value is not None}

@@ -85,6 +85,7 @@ class NetworkConfig:
     d_mixed_precision: bool
     channels_last: bool
     d_architecture: str | None
+    d_map_depth: int | None
     mbstd_group: int
     freeze_layers: int | None
 
@@ -121,7 +122,7 @@ class NetworkConfig:
         result = {
             "class_name": "networks.build_discriminator",
             "block_kwargs": block,
-            "mapping_kwargs": {},
+            "mapping_kwargs": {} if self.d_map_depth is None else {"num_layers": self.d_map_depth},
             "epilogue_kwargs": {"mbstd_group_size": self.mbstd_group},
             **self._widths(self.d_mixed_precision),
         }

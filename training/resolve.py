@@ -188,6 +188,7 @@ def _networks(
         d_mixed_precision=not options.fp32,
         channels_last=bool(options.nhwc),
         d_architecture=base.d_architecture,
+        d_map_depth=base.d_map_depth,
         mbstd_group=_given(options.mbstd_group, base.mbstd_group),
         freeze_layers=options.freezed,
     )

@@ -14,6 +14,7 @@ import dnnlib
 from dnnlib import UserError
 from ops.conv2d import gradfix
 from torch_utils import distributed, misc, training_stats
+from torch_utils.host_memory import keep_freed_memory
 from torch_utils.images import from_uint8
 from training import registry  # noqa: F401 - AugmentPipe must be persistent before it is built
 from training.ada import AdaController
@@ -51,6 +52,8 @@ def prepare_process(
         )
     np.random.seed(seed * num_gpus + rank)
     torch.manual_seed(seed * num_gpus + rank)
+    if device.type == "cpu":
+        keep_freed_memory()
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = benchmark
         torch.backends.cuda.matmul.allow_tf32 = allow_tf32

@@ -57,6 +57,17 @@ class CoordFeatures(NamedTuple):
         """Number of channels of all parts together."""
         return sum(part.shape[1 if part.ndim == 4 else 0] for part in self.parts())
 
+    def without_own(self) -> CoordFeatures:
+        """The features that the whole batch shares."""
+        return self._replace(own=None)
+
+    def grid_size(self) -> tuple[int, int]:
+        """(H, W) of the points."""
+        for part in (self.own, self.shared):
+            if part is not None:
+                return part.shape[-2], part.shape[-1]
+        return self.rows.shape[1], self.cols.shape[1]
+
     def to_dtype(self, dtype: torch.dtype) -> CoordFeatures:
         """The same features in another dtype (cast after the sines and cosines)."""
         return CoordFeatures(*[None if part is None else part.to(dtype) for part in self])

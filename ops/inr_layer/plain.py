@@ -2,8 +2,9 @@
 
 * A 1x1 layer commutes with upsampling, W up(x) = up(W x): the features of the lattice below are
   multiplied on that lattice, a quarter of the work.
-* W e(p) is a sum over the parts of e: functions of one coordinate cost one row or one column,
-  functions shared by the batch are one matrix product for all images.
+* Coordinate features are the same for the whole batch, but for those predicted per image: one
+  matrix product serves all images, [N O, E] x [E, H W]. The bias rides along as the weight of a
+  feature that is 1. Every product adds to the sum so far, so no term costs a pass of its own.
 * Activations with f(g x) = g f(x) take their gain in the weights, a tiny tensor.
 """
 
@@ -60,40 +61,59 @@ def inr_layer(
         bias = None if bias is None else bias * gain
         gain = 1
     num_features = 0 if x is None else x.shape[1]
-    terms = []
+    if coords is None:
+        y = _inr_product(weight, x, bias if taps is None else None)
+        y = y if taps is None else lattice_upsample(y, *taps)
+        return _inr_activate(y, None if taps is None else bias, act, gain, clamp)
+    y = None
     if x is not None:
-        w_x = weight if coords is None else weight[:, :, :num_features]
-        product = torch.bmm(w_x, x.flatten(2)).unflatten(2, x.shape[2:])
-        terms.append(product if taps is None else lattice_upsample(product, *taps))
-    if coords is not None:
-        terms.extend(_inr_coord_terms(weight[:, :, num_features:], coords))
-    if bias is not None and len(terms) > 1:
-        # The smallest term (a row or a column) takes the bias: no pass over the grid.
-        terms[-1] = terms[-1] + bias[:, None, None]
-        bias = None
-    y = terms[0]
-    for term in terms[1:]:
-        y = y + term
-    return bias_act(y, bias, act=act, gain=gain, clamp=clamp)
+        y = _inr_product(weight[:, :, :num_features], x, None)
+        y = y if taps is None else lattice_upsample(y, *taps)
+    y = _inr_add_coords(y, weight[:, :, num_features:], bias, coords)
+    return _inr_activate(y, None, act, gain, clamp)
 
 
-def _inr_coord_terms(weight: Tensor, coords: CoordFeatures) -> list[Tensor]:
-    """W_e e(p) as terms that broadcast to [N, O, H, W], full grids first, columns last."""
-    sizes = [0 if p is None else p.shape[1 if p.ndim == 4 else 0] for p in coords]
-    w_cols, w_rows, w_shared, w_own = weight.split(sizes, dim=2)
-    terms = []
+def _inr_product(weight: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+    """W x + b per image, [N, O, I] x [N, I, h, w]."""
+    if bias is None:
+        y = torch.bmm(weight, x.flatten(2))
+    else:
+        y = torch.baddbmm(bias[:, None], weight, x.flatten(2))
+    return y.unflatten(2, x.shape[2:])
+
+
+def _inr_add_coords(
+    y: Tensor | None, weight: Tensor, bias: Tensor | None, coords: CoordFeatures
+) -> Tensor:
+    """y + W_e e(p) + b."""
+    batch, out_channels = weight.shape[:2]
+    num_own = 0 if coords.own is None else coords.own.shape[1]
+    w_shared, w_own = weight.split([weight.shape[2] - num_own, num_own], dim=2)
+    height, width = coords.grid_size() if y is None else y.shape[2:]
+    one = weight.new_ones([1, height * width])
+    shared = coords.without_own()
+    parts = [shared.dense(1, height, width)[0].flatten(1)] if shared.parts() else []
+    shared = torch.cat([*parts, one])
+    offset = weight.new_zeros([out_channels]) if bias is None else bias
+    w_shared = torch.cat([w_shared, offset[:, None].expand(batch, -1, 1)], dim=2)
+    w_shared = w_shared.reshape(batch * out_channels, -1)
+    if y is None:
+        y = w_shared @ shared
+    else:
+        y = torch.addmm(y.reshape(batch * out_channels, -1), w_shared, shared)
+    y = y.view(batch, out_channels, -1)
     if coords.own is not None:
-        product = torch.bmm(w_own, coords.own.flatten(2))
-        terms.append(product.unflatten(2, coords.own.shape[2:]))
-    if coords.shared is not None:
-        # One product for the whole batch: [N O, E] x [E, H W].
-        product = w_shared.flatten(0, 1) @ coords.shared.flatten(1)
-        terms.append(product.view(*weight.shape[:2], *coords.shared.shape[1:]))
-    if coords.rows is not None:
-        terms.append((w_rows @ coords.rows)[:, :, :, None])
-    if coords.cols is not None:
-        terms.append((w_cols @ coords.cols)[:, :, None, :])
-    return terms
+        y = torch.baddbmm(y, w_own, coords.own.flatten(2))
+    return y.unflatten(2, (height, width))
+
+
+def _inr_activate(
+    y: Tensor, bias: Tensor | None, act: str, gain: float, clamp: float | None
+) -> Tensor:
+    """Bias and activation of a tensor that nothing else reads."""
+    if act == "lrelu" and bias is None and gain == 1 and clamp is None:
+        return F.leaky_relu_(y, activation_funcs[act].def_alpha)
+    return bias_act(y, bias, act=act, gain=gain, clamp=clamp)
 
 
 def _inr_gather(x: Tensor, taps: AxisTaps, dim: int) -> Tensor:

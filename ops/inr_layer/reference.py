@@ -32,17 +32,8 @@ def inr_layer(
     if x is not None:
         parts.append(x if taps is None else lattice_upsample(x, *taps))
     if coords is not None:
-        height, width = _inr_grid_size(parts, coords)
+        height, width = parts[0].shape[2:] if parts else coords.grid_size()
         parts.append(coords.dense(batch, height, width))
     features = torch.cat(parts, dim=1)
     y = torch.bmm(weight, features.flatten(2)).unflatten(2, features.shape[2:])
     return bias_act(y, bias, act=act, gain=gain, clamp=clamp, impl="ref")
-
-
-def _inr_grid_size(parts: list[Tensor], coords: CoordFeatures) -> tuple[int, int]:
-    if parts:
-        return parts[0].shape[2], parts[0].shape[3]
-    for part in (coords.own, coords.shared):
-        if part is not None:
-            return part.shape[-2], part.shape[-1]
-    return coords.rows.shape[1], coords.cols.shape[1]

@@ -59,7 +59,7 @@ def test_equals_the_formula(activation, n, out, inp, rank):
 def test_golden(published):
     golden = {
         name.split("/")[1]: torch.from_numpy(value)
-        for name, value in load("fmm_rank3.npz").items()
+        for name, value in load("fmm_rank3").items()
         if name.startswith(f"{published}/")
     }
     x, w, s = (golden[name].clone().requires_grad_() for name in ("x", "w", "s"))

@@ -109,6 +109,11 @@ def test_layer_of_coordinates_only_and_sliced_features():
         rtol=1e-5,
         atol=1e-5,
     )
+    own = CoordFeatures(own=coords.own)
+    torch.testing.assert_close(
+        inr_layer(weight[:, :, :1], None, torch.ones(7), coords=own),
+        inr_layer(weight[:, :, :1], None, torch.ones(7), coords=own, impl="ref"),
+    )
     x = torch.randn(2, 4, 9, 11)[:, 1:, 2:5, ::2]
     torch.testing.assert_close(
         inr_layer(weight[:, :, :3], x), inr_layer(weight[:, :, :3], x.contiguous())
