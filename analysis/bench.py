@@ -49,9 +49,10 @@ def main(quick: bool, augment_p: float, device: str) -> None:
     """Measure images per second of training and generation, generators side by side."""
     import torch
 
-    from torch_utils import misc
+    from torch_utils import host_memory, misc
 
     target = misc.resolve_device(device)
+    host_memory.keep_freed_memory()
     print(describe_machine(target))
     print("float32 everywhere; images/s, in brackets relative to the first line")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from networks.presets import PRESETS
+from training.base_configs import TINY_GAMMA_FACTOR
 from training.config import TrainConfig
 
 
@@ -27,7 +28,8 @@ def _schedule_rows(config: TrainConfig) -> list[tuple[str, str, str]]:
     is_formula = options.cfg in ("auto", "tiny")
     rounds = config.batch_size // (config.batch_gpu * options.gpus)
     auto_batch = "auto: gpus * min(4096 / resolution, 32), at most 64"
-    auto_gamma = f"auto: 0.0002 * {resolution}^2 / {base.batch}"
+    factor = f"{TINY_GAMMA_FACTOR} * " if options.cfg == "tiny" else ""
+    auto_gamma = f"auto: {factor}0.0002 * {resolution}^2 / {base.batch}"
     ramp = "" if config.ema_rampup is None else f", at most {config.ema_rampup:g} of what was seen"
     return [
         (

@@ -51,7 +51,7 @@ def resolve(
     preset = _choose_preset(options, resume)
     resolution = facts.image_shape[1]
     base = base_config(options.cfg, resolution, options.gpus)
-    networks = _networks(options, base, preset, resume)
+    networks = _networks(options, base, preset, resume, resolution)
     if resume is not None:
         _check_resume(options, facts, resume, networks)
     batch_size, batch_gpu = _batch(options, base, networks.mbstd_group)
@@ -72,7 +72,7 @@ def resolve(
         networks=networks,
         num_workers=_given(options.workers, 0 if device_type == "cpu" else 3),
         g_lr=_given(options.glr, base.lr),
-        d_lr=_given(options.dlr, base.lr),
+        d_lr=_given(options.dlr, base.d_lr, base.lr),
         r1_gamma=_given(options.gamma, base.gamma),
         pl_weight=_given(options.pl_weight, preset.pl_weight, base.pl_weight),
         style_mixing_prob=_given(
@@ -85,7 +85,7 @@ def resolve(
         ema_kimg=base.ema_kimg,
         ema_rampup=None if is_resuming else base.ema_rampup,
         **_augmentation(options),
-        ada_kimg=_RESUME_ADA_KIMG if is_resuming else base.ada_kimg,
+        ada_kimg=_RESUME_ADA_KIMG if is_resuming else None,
         resume_pkl=RESUME_ALIASES.get(options.resume, options.resume) if is_resuming else None,
         description=describe(options, facts),
     )
@@ -173,16 +173,26 @@ def _choose_preset(options: TrainOptions, resume: ResumeFacts | None) -> Preset:
 
 
 def _networks(
-    options: TrainOptions, base: BaseConfig, preset: Preset, resume: ResumeFacts | None
+    options: TrainOptions,
+    base: BaseConfig,
+    preset: Preset,
+    resume: ResumeFacts | None,
+    resolution: int,
 ) -> NetworkConfig:
     # A resumed file knows its own widths; --cfg never chooses an architecture against it.
     known = resume or ResumeFacts(preset=preset.name)
+    channel_base = _given(options.cbase, known.channel_base, base.channel_base)
+    if channel_base < resolution:
+        raise UserError(
+            f"--cbase={channel_base} leaves no channels at {resolution}x{resolution} pixels, where "
+            f"layers have cbase / {resolution}; it must be at least {resolution}."
+        )
     return NetworkConfig(
         preset=preset.name,
         z_dim=_given(options.z_dim, known.z_dim, base.z_dim),
         w_dim=_given(options.w_dim, known.w_dim, base.w_dim),
         map_depth=_given(options.map_depth, known.map_depth, base.map_depth),
-        channel_base=_given(options.cbase, known.channel_base, base.channel_base),
+        channel_base=channel_base,
         channel_max=_given(options.cmax, known.channel_max, base.channel_max),
         g_mixed_precision=not _given(options.fp32, preset.fp32),
         d_mixed_precision=not options.fp32,

@@ -353,3 +353,16 @@ def test_explanation_shows_values_and_rules(cfg):
     assert ("0.0002 * 64^2" in text) == (cfg in ("auto", "tiny"))
     given = "\n".join(explain(configure(cfg=cfg, gamma=7.5)))
     assert "7.5 (given: --gamma)" in given
+
+
+def test_widths_that_leave_no_channels_are_refused():
+    with pytest.raises(UserError, match="--cbase=32 leaves no channels at 64x64"):
+        configure(cbase=32)
+
+
+def test_tiny_says_how_it_differs():
+    config = configure(cfg="tiny")
+    assert (config.g_lr, config.d_lr) == (0.005, 0.016)
+    assert "3 * 0.0002 * 64^2" in "\n".join(explain(config))
+    assert config.networks.discriminator()["mapping_kwargs"] == {"num_layers": 1}
+    assert configure(cfg="auto").networks.discriminator()["mapping_kwargs"] == {}
