@@ -108,7 +108,7 @@ def auto_gamma(resolution: int, batch: int) -> float:
     return 0.0002 * resolution**2 / batch
 
 
-TINY_GAMMA_FACTOR = 30
+TINY_GAMMA_FACTOR = 150
 """R1 weight of `tiny` relative to `auto_gamma`: its D learns fast and needs more damping."""
 
 
@@ -147,7 +147,7 @@ def _tiny(resolution: int, gpus: int) -> BaseConfig:
         # Runs are short and layers narrow. With equalised learning rates these rates and shallow
         # mapping networks learn the labels in a few thousand images. D is faster than G: at equal
         # rates G settles on one picture per class before D can tell.
-        lr=0.005,
+        lr=0.004,
         d_lr=0.02,
         gamma=TINY_GAMMA_FACTOR * auto_gamma(resolution, batch),
         ema_kimg=2,

@@ -362,7 +362,7 @@ def test_widths_that_leave_no_channels_are_refused():
 
 def test_tiny_says_how_it_differs():
     config = configure(cfg="tiny")
-    assert (config.g_lr, config.d_lr) == (0.005, 0.02)
-    assert "30 * 0.0002 * 64^2" in "\n".join(explain(config))
+    assert (config.g_lr, config.d_lr) == (0.004, 0.02)
+    assert "150 * 0.0002 * 64^2" in "\n".join(explain(config))
     assert config.networks.discriminator()["mapping_kwargs"] == {"num_layers": 1}
     assert configure(cfg="auto").networks.discriminator()["mapping_kwargs"] == {}
