@@ -36,7 +36,7 @@ RECOGNISED_TARGET = 0.95
 """Smallest share of samples that the judge must take for the class asked for."""
 
 DIVERSITY_TARGET = 0.6
-"""Smallest spread of the samples of a class relative to its real digits, on average over classes."""
+"""Smallest spread of a class relative to its real digits, on average over the classes."""
 
 _ROOT = Path(__file__).resolve().parent.parent
 _SHEET_SEEDS = range(10)
