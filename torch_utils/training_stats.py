@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import re
+import weakref
 from typing import TypeVar
 
 import numpy as np
@@ -26,8 +27,8 @@ _sync_device: torch.device | None = None  # None = there is only one process
 _sync_called = False
 # What was reported in this process since the last exchange: name -> device -> [_NUM_MOMENTS].
 _counters: dict[str, dict[torch.device, torch.Tensor]] = {}
-# Everything before that, of all processes: name -> [_NUM_MOMENTS] on the CPU.
-_cumulative: dict[str, torch.Tensor] = {}
+# Each is handed what an exchange fetches. (No running totals: one NaN would stay in them for good.)
+_collectors: weakref.WeakSet[Collector] = weakref.WeakSet()
 
 
 def init_multiprocessing(rank: int, sync_device: torch.device | str | None) -> None:
@@ -52,11 +53,11 @@ def init_multiprocessing(rank: int, sync_device: torch.device | str | None) -> N
 
 
 def reset() -> None:
-    """Forget all names, counts and settings, as in a fresh process: between runs in one process."""
+    """Forget everything, collectors too, as in a fresh process: between runs in one process."""
     global _rank, _sync_device, _sync_called
     _rank, _sync_device, _sync_called = 0, None, False
     _counters.clear()
-    _cumulative.clear()
+    _collectors.clear()
 
 
 def report(name: str, value: _Value) -> _Value:
@@ -111,11 +112,12 @@ class Collector:
     def __init__(self, regex: str = ".*", keep_previous: bool = True) -> None:
         self._regex = re.compile(regex)
         self._keep_previous = keep_previous
-        self._cumulative: dict[str, torch.Tensor] = {}
+        # Fetched since the latest update; shown since then. Both: name -> [_NUM_MOMENTS], CPU.
+        self._fetched: dict[str, torch.Tensor] = {}
         self._moments: dict[str, torch.Tensor] = {}
         # What was reported before this collector existed is not its business.
         self.update()
-        self._moments.clear()
+        _collectors.add(self)
 
     def names(self) -> list[str]:
         """List the collected names in the order of their first report."""
@@ -128,25 +130,22 @@ class Collector:
         """
         if not self._keep_previous:
             self._moments.clear()
-        for name, cumulative in _sync(self.names()):
-            previous = self._cumulative.get(name)
-            delta = cumulative.clone() if previous is None else cumulative - previous
-            self._cumulative[name] = cumulative.clone()
-            if delta[0] != 0:
-                self._moments[name] = delta
+        _fetch(self.names())
+        self._moments.update((n, moments) for n, moments in self._fetched.items() if moments[0] > 0)
+        self._fetched.clear()
 
     def num(self, name: str) -> int:
         """Return how many values were reported."""
-        return int(self._delta(name)[0])
+        return int(self._shown(name)[0])
 
     def mean(self, name: str) -> float:
         """Return the mean; NaN without values."""
-        num, total, _squares = self._delta(name).tolist()
+        num, total, _squares = self._shown(name).tolist()
         return total / num if num > 0 else math.nan
 
     def std(self, name: str) -> float:
         """Return the population standard deviation; NaN without values, 0 for one."""
-        num, total, squares = self._delta(name).tolist()
+        num, total, squares = self._shown(name).tolist()
         if num == 0 or not math.isfinite(total):
             return math.nan
         if num == 1:
@@ -167,17 +166,21 @@ class Collector:
         """`collector[name]` is `collector.mean(name)`."""
         return self.mean(name)
 
-    def _delta(self, name: str) -> torch.Tensor:
+    def _take(self, name: str, moments: torch.Tensor) -> None:
+        if self._regex.fullmatch(name):
+            self._fetched[name] = moments + self._fetched.get(name, 0)
+
+    def _shown(self, name: str) -> torch.Tensor:
         if not self._regex.fullmatch(name):
             raise KeyError(f"{name!r} is not collected by {self._regex.pattern!r}")
         return self._moments.get(name, torch.zeros(_NUM_MOMENTS, dtype=torch.float64))
 
 
-def _sync(names: list[str]) -> list[tuple[str, torch.Tensor]]:
-    """Move the counters of all processes to `_cumulative`; one all-reduce for all names."""
+def _fetch(names: list[str]) -> None:
+    """Move the counters of all processes to all collectors; one all-reduce for all names."""
     global _sync_called
     if len(names) == 0:
-        return []
+        return
     _sync_called = True
 
     device = _sync_device if _sync_device is not None else torch.device("cpu")
@@ -190,5 +193,5 @@ def _sync(names: list[str]) -> list[tuple[str, torch.Tensor]]:
         torch.distributed.all_reduce(deltas)
 
     for name, delta in zip(names, deltas.cpu()):
-        _cumulative[name] = _cumulative[name] + delta if name in _cumulative else delta.clone()
-    return [(name, _cumulative[name]) for name in names]
+        for collector in _collectors:
+            collector._take(name, delta)

@@ -55,6 +55,20 @@ def test_not_finite() -> None:
     assert collector["y"] == math.inf and math.isnan(collector.std("y"))
 
 
+def test_a_value_that_is_not_finite_is_soon_forgotten() -> None:
+    # ADA listens to such a mean: it would stand still for the rest of the run.
+    often, seldom = Collector(), Collector()
+    for value, mean in ((math.nan, math.nan), (math.inf, math.inf), (3.0, 3.0), (5.0, 5.0)):
+        report("x", value)
+        often.update()
+        assert often["x"] == pytest.approx(mean, nan_ok=True)
+    seldom.update()
+    assert math.isnan(seldom["x"]) and seldom.num("x") == 4
+    report("x", 7.0)
+    seldom.update()
+    assert seldom["x"] == 7.0 and seldom.std("x") == 0.0
+
+
 def test_only_what_came_since_the_previous_update() -> None:
     keep, drop = Collector(), Collector(keep_previous=False)
     for values, mean in (([1, 2, 3], 2), ([10], 10)):
