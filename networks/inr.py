@@ -193,9 +193,9 @@ class INRBlock(nn.Module):
         Returns:
             Features [N, O, H, W] and image [N, C, H, W] (float32).
         """
-        device = weights.rgb.device
-        wanted = torch.float16 if self.use_fp16 else torch.float32
-        dtype = compute_dtype(wanted, torch.float32, device, force_fp32)
+        device, stored = weights.rgb.device, self.torgb.bias.dtype
+        wanted = torch.float16 if self.use_fp16 else stored
+        dtype = compute_dtype(wanted, stored, device, force_fp32)
         taps = None
         if rows.taps is not None:
             taps = (axis_taps(rows.taps, device), axis_taps(cols.taps, device))
@@ -211,7 +211,7 @@ class INRBlock(nn.Module):
                 act="lrelu",
                 clamp=self.conv_clamp,
             )
-        rgb = inr_layer(weights.rgb.to(dtype), x).float()
+        rgb = inr_layer(weights.rgb.to(dtype), x).to(stored)
         rgb = bias_act(rgb, self.torgb.bias, clamp=self.conv_clamp)
         return x, rgb if img is None else rgb + lattice_upsample(img, *taps)
 
@@ -320,8 +320,9 @@ class INRSynthesis(nn.Module):
         if ws.ndim != 3 or tuple(ws.shape[1:]) != (self.num_ws, self.w_dim):
             raise ValueError(f"ws must be [N, {self.num_ws}, {self.w_dim}], got {list(ws.shape)}")
         theta, start = [], 0
+        ws = ws.to(self.blocks()[0].torgb.bias.dtype)
         for block in self.blocks():
-            theta.append(block.compose(ws[:, start : start + block.num_conv + 1].float()))
+            theta.append(block.compose(ws[:, start : start + block.num_conv + 1]))
             start += block.num_conv
         return theta
 

@@ -127,8 +127,7 @@ def cell_taps(points: Points, num_cells: int, upsampling: str) -> tuple[np.ndarr
     Returns:
         cells int64 [n, T] and weights float64 [n, T], T = 1 or 2.
     """
-    magnitude = int(np.max(np.abs(points.numerators))) * 2 * num_cells + 2 * points.denominator
-    numerators = points.numerators.astype(_integer_type(magnitude))
+    numerators = _roomy_numerators(points, num_cells)
     if upsampling == "nearest":
         cells = (numerators * num_cells) // points.denominator
         return cells.astype(np.int64)[:, None], np.ones((len(points), 1))
@@ -194,9 +193,16 @@ def scaled_lattices(lattices: Sequence[int], samples_per_unit: Fraction) -> list
 
 def _as_cells(points: Points, num_cells: int) -> np.ndarray | None:
     """The cells whose sample points these are, or None if they are not all cell centres."""
-    doubled = 2 * points.numerators * num_cells - points.denominator
-    cells, rest = np.divmod(doubled, 2 * points.denominator)
-    return cells if not np.any(rest) else None
+    doubled = 2 * _roomy_numerators(points, num_cells) * num_cells - points.denominator
+    cells = doubled // (2 * points.denominator)
+    is_exact = np.array_equal(doubled, cells * (2 * points.denominator))
+    return cells.astype(np.int64) if is_exact else None
+
+
+def _roomy_numerators(points: Points, num_cells: int) -> np.ndarray:
+    """The numerators in a type that holds positions on a lattice of num_cells cells."""
+    magnitude = int(np.max(np.abs(points.numerators))) * 2 * num_cells + 2 * points.denominator
+    return points.numerators.astype(_integer_type(magnitude))
 
 
 def _doubling_offset(coarse: np.ndarray, fine: np.ndarray | None) -> int | None:

@@ -60,6 +60,15 @@ def test_huge_denominators_do_not_overflow():
     assert values.dtype == np.float64 and values[0] == float(exact(points)[0])
 
 
+@pytest.mark.parametrize("upsampling", ["nearest", "bilinear"])
+def test_deep_zooms_do_not_overflow(upsampling):
+    points = grid_points(Fraction(1, 3), Fraction(1, 3) + Fraction(1, 2**70), 4)
+    levels = axis_levels(points, (8, 16, 32), upsampling)
+    assert levels[-1].points.tolist() == pytest.approx([1 / 3] * 4)
+    # 1/3 lies in cell 10 of 32, cell 5 of 16 and cell 2 of 8.
+    assert 5.5 / 16 in levels[1].points and 2.5 / 8 in levels[0].points
+
+
 @given(FRACTIONS, FRACTIONS, st.integers(1, 9), st.integers(1, 300))
 def test_nearest_cell_contains_the_point(start, stop, count, num_cells):
     points = grid_points(start, stop, count)

@@ -61,6 +61,8 @@ def test_float16_is_for_accelerators():
     assert compute_dtype(half, single, gpu) == half
     assert compute_dtype(half, single, gpu, force_fp32=True) == single
     assert compute_dtype(torch.bfloat16, single, cpu) == torch.bfloat16
+    # The printout of train.py says so: float32 wherever there is no CUDA.
+    assert compute_dtype(half, single, torch.device("mps")) == single
 
 
 def test_check_shape_names_both_shapes():
