@@ -188,6 +188,7 @@ def test_outdir_that_cannot_be_written(tmp_path):
         ("--batch=32 --batch-gpu=5", "--batch-gpu=5"),
         ("--batch=6", "--mbstd-group=3"),
         ("--subset=13", "12"),
+        ("--seed=-1", "--seed"),
         ("--resume=missing.pkl", "missing.pkl"),
     ],
 )

@@ -21,6 +21,12 @@ def _origin(option: object, name: str, otherwise: str) -> str:
     return f"given: --{name}" if option is not None else otherwise
 
 
+def _given_names(**options: object) -> str:
+    """ "given: --a, --b" for the options that were given; "" for none."""
+    names = [f"--{n.replace('_', '-')}" for n, value in options.items() if value is not None]
+    return f"given: {', '.join(names)}" if names else ""
+
+
 def _schedule_rows(config: TrainConfig) -> list[tuple[str, str, str]]:
     options, base = config.options, config.base
     cfg = f"--cfg={options.cfg}"
@@ -69,12 +75,14 @@ def _network_rows(config: TrainConfig) -> list[tuple[str, str, str]]:
         f"{_or_default(config.pl_weight, 2)} / {_or_default(config.style_mixing_prob, 0.9)}"
     )
     of_preset = PRESETS[networks.preset].pl_weight is not None
+    given = _given_names(pl_weight=options.pl_weight, style_mixing_prob=options.style_mixing_prob)
+    widths = _given_names(cbase=options.cbase, cmax=options.cmax)
     return [
         ("Generator", networks.preset, why),
         (
             "Channels",
             f"min({networks.channel_base} / r, {networks.channel_max})",
-            _origin(options.cbase or options.cmax, "cbase, --cmax", cfg),
+            widths or ("snapshot or " if config.resume_pkl else "") + cfg,
         ),
         (
             "Latent sizes",
@@ -89,7 +97,7 @@ def _network_rows(config: TrainConfig) -> list[tuple[str, str, str]]:
         (
             "Path length, mixing",
             regularised,
-            f"preset {networks.preset}" if of_preset else cfg,
+            given or (f"preset {networks.preset}" if of_preset else cfg),
         ),
         (
             "Precision of G, D",

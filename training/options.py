@@ -64,7 +64,7 @@ class TrainOptions:
         default="none",
         metavar="NAMES",
     )
-    seed: int = _option(int, "Random seed", default=0)
+    seed: int = _option(click.IntRange(0, 2**32 - 1), "Random seed", default=0)
     device: str = _option(
         DEVICE,
         "Where to compute; auto = cuda if there is one, else cpu",
@@ -101,7 +101,7 @@ class TrainOptions:
     tick: float | None = _option(
         click.FloatRange(min=0, min_open=True),
         "Time between status lines",
-        unset="4",
+        unset="4; tiny: 1",
         metavar="KIMG",
     )
     batch: int | None = _option(_POSITIVE, "Images per step, all GPUs", unset="from --cfg")

@@ -50,8 +50,9 @@ def prepare_process(
         raise ValueError(
             f"num_gpus is {num_gpus}, but the process group has {distributed.world_size()} members"
         )
-    np.random.seed(seed * num_gpus + rank)
-    torch.manual_seed(seed * num_gpus + rank)
+    stream = (seed * num_gpus + rank) % 2**32  # all that numpy takes
+    np.random.seed(stream)
+    torch.manual_seed(stream)
     if device.type == "cpu":
         keep_freed_memory()
     if device.type == "cuda":

@@ -355,6 +355,14 @@ def test_explanation_shows_values_and_rules(cfg):
     assert "7.5 (given: --gamma)" in given
 
 
+def test_explanation_names_the_options_that_were_given():
+    text = "\n".join(explain(configure(pl_weight=2.0, cmax=64)))
+    assert "2 / 0 (given: --pl-weight)" in text
+    assert "64) (given: --cmax)" in text
+    text = "\n".join(explain(configure()))
+    assert "0 / 0 (preset inr-gan-bil)" in text
+
+
 def test_widths_that_leave_no_channels_are_refused():
     with pytest.raises(UserError, match="--cbase=32 leaves no channels at 64x64"):
         configure(cbase=32)
