@@ -45,6 +45,8 @@ class ResumeFacts:
     map_depth: int | None = None
     channel_base: int | None = None
     channel_max: int | None = None
+    d_architecture: str | None = None
+    d_map_depth: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -100,14 +100,16 @@ def inspect_snapshot(name: str, may_download: bool = True) -> ResumeFacts:
     # The files behind the aliases are known without looking into them.
     if name in RESUME_ALIASES or (dnnlib.util.is_url(name) and not may_download):
         return ResumeFacts(preset="stylegan2")
-    return generator_facts(load_snapshot(name)["G_ema"], name)
+    data = load_snapshot(name)
+    return snapshot_facts(data["G_ema"], data["D"], name)
 
 
-def generator_facts(G: nn.Module, name: str) -> ResumeFacts:
-    """Describe a generator's architecture.
+def snapshot_facts(G: nn.Module, D: nn.Module, name: str) -> ResumeFacts:
+    """Describe the architecture of both networks.
 
     Args:
         G: The generator.
+        D: The discriminator.
         name: Where it came from, for the error message.
 
     Raises:
@@ -128,4 +130,7 @@ def generator_facts(G: nn.Module, name: str) -> ResumeFacts:
         map_depth=G.mapping.num_layers,
         channel_base=synthesis.get("channel_base"),
         channel_max=synthesis.get("channel_max"),
+        # Layers that the new D has and the file's has not would silently start from nothing.
+        d_architecture=getattr(D, f"b{D.img_resolution}").architecture,
+        d_map_depth=D.mapping.num_layers if D.c_dim > 0 else None,
     )

@@ -197,8 +197,8 @@ def _networks(
         g_mixed_precision=not _given(options.fp32, preset.fp32),
         d_mixed_precision=not options.fp32,
         channels_last=bool(options.nhwc),
-        d_architecture=base.d_architecture,
-        d_map_depth=base.d_map_depth,
+        d_architecture=_given(known.d_architecture, base.d_architecture),
+        d_map_depth=_given(known.d_map_depth, base.d_map_depth),
         mbstd_group=_given(options.mbstd_group, base.mbstd_group),
         freeze_layers=options.freezed,
     )
@@ -215,6 +215,7 @@ def _check_resume(
         ("label size (see --cond)", resume.c_dim, c_dim),
         ("--z-dim", resume.z_dim, networks.z_dim),
         ("--w-dim", resume.w_dim, networks.w_dim),
+        ("--map-depth", resume.map_depth, networks.map_depth),
         ("--cbase", resume.channel_base, networks.channel_base),
         ("--cmax", resume.channel_max, networks.channel_max),
     )

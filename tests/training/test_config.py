@@ -280,6 +280,17 @@ def test_resume_takes_the_files_architecture():
         resolve(TrainOptions(outdir="o", data="d", resume="a.pkl"), facts(32), file)
 
 
+def test_resume_takes_the_files_discriminator():
+    file = ResumeFacts(
+        preset="stylegan2", map_depth=1, c_dim=3, d_architecture="orig", d_map_depth=1
+    )
+    options = {"outdir": "o", "data": "d", "resume": "a.pkl", "cond": True}
+    D = resolve(TrainOptions(**options), FACTS, file).networks.discriminator()
+    assert D["architecture"] == "orig" and D["mapping_kwargs"] == {"num_layers": 1}
+    with pytest.raises(UserError, match="--map-depth is 1, but this run needs 2"):
+        resolve(TrainOptions(**options, map_depth=2), FACTS, file)
+
+
 def test_alias_is_a_stylegan2_generator():
     assert configure(resume="ffhq256").networks.preset == "stylegan2"
     with pytest.raises(UserError, match="stylegan2 generator"):

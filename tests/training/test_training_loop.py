@@ -23,6 +23,7 @@ from dnnlib import UserError
 from torch_utils import persistence
 from training import setup
 from training.config import DatasetFacts
+from training.inputs import inspect_snapshot
 from training.launch import launch_training
 from training.options import TrainOptions
 from training.resolve import resolve
@@ -206,6 +207,15 @@ def test_resume_copies_the_networks(tmp_path):
     G, _, _ = setup.build_networks(wider, kwargs["D_kwargs"], dataset, torch.device("cpu"))
     with pytest.raises(UserError, match="net.*-000000.pkl does not fit: in G, "):
         setup.resume_networks(str(path), {"G": G})
+
+
+def test_a_snapshot_describes_both_networks(tmp_path):
+    kwargs = run_kwargs(tmp_path, generator="stylegan2", cond=True, aug="noaug")
+    kwargs["D_kwargs"]["architecture"] = "orig"
+    training_loop(**{**kwargs, "total_kimg": 0.008})
+    facts = inspect_snapshot(str(tmp_path / "run" / "network-snapshot-000000.pkl"))
+    assert (facts.preset, facts.c_dim, facts.map_depth) == ("stylegan2", 3, 1)
+    assert (facts.d_architecture, facts.d_map_depth) == ("orig", 1)
 
 
 def test_latents_do_not_depend_on_the_number_of_processes(tmp_path):
