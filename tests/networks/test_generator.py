@@ -57,6 +57,27 @@ def test_double_precision(preset):
 
 
 @pytest.mark.parametrize("preset", ["inr-gan", "inr-gan-bil"])
+def test_float16_blocks(preset, monkeypatch):
+    # What a GPU would do: on a CPU the blocks compute in float32 of their own accord.
+    def as_wanted(wanted, stored, device, force_fp32=False):
+        return stored if force_fp32 else wanted
+
+    monkeypatch.setattr("networks.inr.compute_dtype", as_wanted)
+    generator = make(preset, resolution=64, num_fp16_res=4, conv_clamp=256)
+    ws = generator.mapping(torch.randn(2, 12), None).detach().requires_grad_(True)
+    image, exact = generator.synthesis(ws), generator.synthesis(ws, force_fp32=True)
+    assert image.dtype == torch.float32
+    # float16 has 11 significant bits and there are about ten layers.
+    error = (image - exact).norm() / exact.norm()
+    assert 1e-5 < error < 1e-2
+    part = generator.synthesis.render(ws, region=(-0.5, 0, 1, 0.7), size=(9, 11))
+    assert part.isfinite().all()
+    (slope,) = torch.autograd.grad(image.square().sum(), ws, create_graph=True)
+    slope.square().sum().backward()
+    assert generator.synthesis.b64.layers[0].weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("preset", ["inr-gan", "inr-gan-bil"])
 @pytest.mark.parametrize(
     "resolution,lattices,num_ws",
     [
