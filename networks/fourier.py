@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from networks.lattice import Taps
 from ops.fourier import fourier
-from ops.inr_layer import CoordFeatures
+from ops.inr_layer import AxisTaps, CoordFeatures
 
 # Published INR-GAN configuration: random rows N(0, 10), diagonals on lattices up to 64.
 RANDOM_ROWS_STD = math.sqrt(10)
@@ -106,3 +107,13 @@ def grid_features(
     if predicted is not None:
         own = fourier(u_tensor, v_tensor, predicted[0].float(), predicted[1].float())
     return CoordFeatures(cols_table, rows_table, shared, own)
+
+
+def axis_taps(taps: Taps, device: torch.device) -> AxisTaps:
+    """Moves one axis of a plan onto the device."""
+    return AxisTaps(
+        torch.from_numpy(taps.index).to(device),
+        torch.from_numpy(taps.weight).float().to(device),
+        taps.num_cells,
+        taps.doubling,
+    )

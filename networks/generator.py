@@ -93,7 +93,7 @@ class Generator(nn.Module):
             truncation_psi: Pulls w towards its average; 1 = no truncation.
             truncation_cutoff: Number of leading ws that are truncated; None = all.
             skip_w_avg_update, update_emas: See `MappingNetwork.forward`.
-            synthesis_kwargs: noise_mode, force_fp32, fused_modconv.
+            synthesis_kwargs: noise_mode, force_fp32, fused_modconv, dtype.
 
         Returns:
             float32 [N, C, H, W], about [-1, 1].

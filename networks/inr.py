@@ -17,12 +17,13 @@ from torch import Tensor, nn
 
 from networks.fourier import (
     PREDICTED_ROWS_SCALE,
+    axis_taps,
     centred,
     grid_features,
     num_octaves,
     shared_rows,
 )
-from networks.lattice import UNIT_SQUARE, AxisLevel, Taps, unit_square_levels
+from networks.lattice import UNIT_SQUARE, AxisLevel, unit_square_levels
 from networks.layers import (
     FullyConnectedLayer,
     channels_at,
@@ -34,7 +35,7 @@ from networks.layers import (
 from networks.render import render_image
 from ops.bias_act import bias_act
 from ops.fmm import fmm
-from ops.inr_layer import AxisTaps, CoordFeatures, inr_layer, lattice_upsample
+from ops.inr_layer import CoordFeatures, inr_layer, lattice_upsample
 
 NUM_PREDICTED_ROWS = 64
 
@@ -179,6 +180,7 @@ class INRBlock(nn.Module):
         rows: AxisLevel,
         cols: AxisLevel,
         force_fp32: bool = False,
+        dtype: torch.dtype | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Evaluates the block at the points of a product grid.
 
@@ -188,13 +190,14 @@ class INRBlock(nn.Module):
             img: Image of the block below [N, C, h, w], float32; None for the first block.
             rows: Vertical axis: H points and their taps into the block below.
             cols: Horizontal axis, W points.
-            force_fp32: Run in float32 whatever `use_fp16` says.
+            force_fp32: Run in float32; wins over `dtype`.
+            dtype: Precision of this call; None = the block's own.
 
         Returns:
             Features [N, O, H, W] and image [N, C, H, W] (float32).
         """
         device, stored = weights.rgb.device, self.torgb.bias.dtype
-        wanted = torch.float16 if self.use_fp16 else stored
+        wanted = dtype or (torch.float16 if self.use_fp16 else stored)
         dtype = compute_dtype(wanted, stored, device, force_fp32)
         taps = None
         if rows.taps is not None:
@@ -332,6 +335,7 @@ class INRSynthesis(nn.Module):
         rows: Sequence[AxisLevel],
         cols: Sequence[AxisLevel],
         force_fp32: bool = False,
+        dtype: torch.dtype | None = None,
     ) -> Tensor:
         """Evaluates F on a product grid.
 
@@ -339,14 +343,14 @@ class INRSynthesis(nn.Module):
             theta: Result of `compose`.
             rows: Plan of the vertical axis, one level per block (`lattice.axis_levels`).
             cols: Plan of the horizontal axis.
-            force_fp32: Run every block in float32.
+            force_fp32, dtype: See `INRBlock.forward`.
 
         Returns:
             Image [N, C, H, W], float32.
         """
         x = img = None
         for block, weights, row, col in zip(self.blocks(), theta, rows, cols):
-            x, img = block(weights, x, img, row, col, force_fp32=force_fp32)
+            x, img = block(weights, x, img, row, col, force_fp32, dtype)
         return img
 
     def forward(
@@ -356,13 +360,14 @@ class INRSynthesis(nn.Module):
         force_fp32: bool = False,
         fused_modconv: bool | None = None,
         update_emas: bool = False,
+        dtype: torch.dtype | None = None,
     ) -> Tensor:
         """Renders the unit square at training size.
 
         Args:
             ws: [N, num_ws, w_dim].
             noise_mode, fused_modconv, update_emas: Accepted for StyleGAN2's callers, no meaning.
-            force_fp32: Run every block in float32.
+            force_fp32, dtype: See `INRBlock.forward`.
 
         Returns:
             Image [N, C, H, W], float32, about [-1, 1].
@@ -370,7 +375,7 @@ class INRSynthesis(nn.Module):
         heights, widths = self.lattices()
         rows = unit_square_levels(heights, self.upsampling)
         cols = unit_square_levels(widths, self.upsampling)
-        return self.evaluate(self.compose(ws), rows, cols, force_fp32=force_fp32)
+        return self.evaluate(self.compose(ws), rows, cols, force_fp32, dtype)
 
     def render(
         self,
@@ -380,16 +385,7 @@ class INRSynthesis(nn.Module):
         lod: str = "fixed",
         tile_budget: int = 2**28,
         force_fp32: bool = False,
+        dtype: torch.dtype | None = None,
     ) -> Tensor:
         """Renders any region of the image at any size. See `networks.render.render_image`."""
-        return render_image(self, ws, region, size, lod, tile_budget, force_fp32)
-
-
-def axis_taps(taps: Taps, device: torch.device) -> AxisTaps:
-    """Moves one axis of a plan onto the device."""
-    return AxisTaps(
-        torch.from_numpy(taps.index).to(device),
-        torch.from_numpy(taps.weight).float().to(device),
-        taps.num_cells,
-        taps.doubling,
-    )
+        return render_image(self, ws, region, size, lod, tile_budget, force_fp32, dtype)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from networks.lattice import (
@@ -48,6 +49,7 @@ def render_image(
     lod: str = "fixed",
     tile_budget: int = 2**28,
     force_fp32: bool = False,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Samples F at H x W pixel centres of a region: p = (x0 + (j + 1/2) (x1 - x0) / W, ...).
 
@@ -60,7 +62,8 @@ def render_image(
         lod: "fixed" samples the same F whatever the size; "scaled" resizes the pyramid of
             lattices with the sampling rate (the paper's variant: cheaper thumbnails, other cells).
         tile_budget: Bytes of activations that may be alive at once.
-        force_fp32: Run every block in float32.
+        force_fp32: Run every block in float32; wins over `dtype`.
+        dtype: Precision of the blocks; None = each block's own.
 
     Returns:
         Image [N, C, H, W], float32, about [-1, 1].
@@ -69,7 +72,8 @@ def render_image(
         ValueError: If the region has no area, the size is not positive or lod is unknown.
     """
     height, width = _render_size(synthesis, size)
-    tiles = render_tiles(synthesis, ws, region, (height, width), lod, tile_budget, force_fp32)
+    size = height, width
+    tiles = render_tiles(synthesis, ws, region, size, lod, tile_budget, force_fp32, dtype)
     image = None
     for top, left, pixels in tiles:
         if tuple(pixels.shape[2:]) == (height, width):
@@ -88,6 +92,7 @@ def render_tiles(
     lod: str = "fixed",
     tile_budget: int = 2**28,
     force_fp32: bool = False,
+    dtype: torch.dtype | None = None,
 ) -> Iterator[RenderTile]:
     """Like `render_image`, but yields tiles in row-major order and never holds the picture.
 
@@ -123,7 +128,7 @@ def render_tiles(
     for top in range(0, height, tile_height):
         for left in range(0, width, tile_width):
             levels = plan(rows[top : top + tile_height], cols[left : left + tile_width])
-            pixels = synthesis.evaluate(theta, *levels, force_fp32=force_fp32)
+            pixels = synthesis.evaluate(theta, *levels, force_fp32=force_fp32, dtype=dtype)
             yield RenderTile(top, left, pixels)
 
 

@@ -56,6 +56,21 @@ def test_double_precision(preset):
     torch.testing.assert_close(double.float(), single, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("preset", list(PRESETS))
+def test_precision_of_a_call(preset):
+    generator = make(preset)
+    z = torch.randn(2, 12)
+    image, exact = (generator(z, None, noise_mode="const", dtype=d) for d in (torch.bfloat16, None))
+    assert image.dtype == torch.float32
+    # bfloat16 has 8 significant bits and there are about ten layers.
+    assert 1e-4 < (image - exact).norm() / exact.norm() < 0.1
+    forced = generator(z, None, noise_mode="const", dtype=torch.bfloat16, force_fp32=True)
+    assert torch.equal(forced, exact)
+    if generator.continuous:
+        ws = generator.mapping(z, None)
+        torch.testing.assert_close(generator.synthesis.render(ws, dtype=torch.bfloat16), image)
+
+
 @pytest.mark.parametrize("preset", ["inr-gan", "inr-gan-bil"])
 def test_float16_blocks(preset, monkeypatch):
     # What a GPU would do: on a CPU the blocks compute in float32 of their own accord.

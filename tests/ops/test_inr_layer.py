@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from networks.inr import axis_taps
+from networks.fourier import axis_taps
 from networks.lattice import axis_levels, grid_points
 from ops.inr_layer import AxisTaps, CoordFeatures, inr_layer, lattice_upsample
 
