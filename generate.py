@@ -25,6 +25,9 @@ import dnnlib.cli
 if TYPE_CHECKING:
     import torch
 
+# A picture is held in memory as a whole: about 10 GB at this size.
+MAX_PIXELS = 16384 * 16384
+
 
 @dataclasses.dataclass(frozen=True)
 class Job:
@@ -49,7 +52,12 @@ class Job:
 )
 @click.option("--seeds", type=dnnlib.cli.SEEDS, help="Numbers and ranges, e.g. 1,4-6.")
 @click.option(
-    "--trunc", "psi", metavar="PSI", type=float, default=1.0, help="Truncation; 0 = average image."
+    "--trunc",
+    "psi",
+    metavar="PSI",
+    type=dnnlib.cli.FiniteFloat(),
+    default=1.0,
+    help="Truncation; 0 = average image.",
 )
 @click.option(
     "--class",
@@ -102,6 +110,11 @@ def main(
     """Generate images with a trained network, one PNG file per seed."""
     if seeds is None and projected_w is None:
         raise dnnlib.UserError("Name the images to draw: --seeds=0-35, or --projected-w=FILE.npz.")
+    if size is not None and size[0] * size[1] > MAX_PIXELS:
+        raise dnnlib.UserError(
+            f"--size={size[1]}x{size[0]} is too large a picture for the memory; draw up to "
+            f"{MAX_PIXELS:,} pixels (16384x16384) at a time, part by part with --region."
+        )
 
     from torch_utils import host_memory, misc
 
@@ -152,7 +165,7 @@ def load_projected(path: str, G: torch.nn.Module) -> torch.Tensor:
     """Read array `w` of an npz file: float32 [N, num_ws, w_dim].
 
     Raises:
-        dnnlib.UserError: not such a file, or an array of another shape.
+        dnnlib.UserError: not such a file, or an array of another shape or with nan in it.
     """
     import zipfile
 
@@ -166,11 +179,13 @@ def load_projected(path: str, G: torch.nn.Module) -> torch.Tensor:
         raise dnnlib.UserError(
             f"--projected-w={path} is not an npz file with an array w: {error}"
         ) from error
-    if ws.ndim != 3 or ws.shape[1:] != (G.num_ws, G.w_dim):
+    if ws.ndim != 3 or ws.shape[1:] != (G.num_ws, G.w_dim) or len(ws) == 0:
         raise dnnlib.UserError(
             f"--projected-w={path} holds w of shape {list(ws.shape)}; this network needs "
-            f"[N, {G.num_ws}, {G.w_dim}]."
+            f"[N, {G.num_ws}, {G.w_dim}] with N of at least 1."
         )
+    if not ws.isfinite().all():
+        raise dnnlib.UserError(f"--projected-w={path} holds numbers that are not finite.")
     return ws
 
 

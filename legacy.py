@@ -112,8 +112,11 @@ def main(source: str, dest: str, force_fp16: bool, allow_code: bool) -> None:
     if not dest.endswith(".pkl"):
         raise dnnlib.UserError(f"--dest must end in .pkl, got {dest!r}")
     print(f'Loading "{source}"...')
-    with dnnlib.util.open_url(source) as file:
-        data = load_network_pkl(file, force_fp16=force_fp16, allow_code=allow_code)
+    try:
+        with dnnlib.util.open_url(source) as file:
+            data = load_network_pkl(file, force_fp16=force_fp16, allow_code=allow_code)
+    except dnnlib.UserError as error:
+        raise dnnlib.UserError(f"--source={source}: {error}") from error
     print(f'Saving "{dest}"...')
     try:
         with dnnlib.util.atomic_path(dest) as temporary, open(temporary, "wb") as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
@@ -153,14 +154,33 @@ class _Region(click.ParamType):
             except ZeroDivisionError:
                 self.fail(f"{value!r} divides by zero", param, ctx)
         x0, y0, x1, y1 = region
-        if x0 == x1 or y0 == y1:
-            self.fail(f"the region {value!r} has no area: x0,y0 and x1,y1 must differ", param, ctx)
+        if x0 >= x1 or y0 >= y1:
+            self.fail(
+                f"the region {value!r} has no area: it is x0,y0,x1,y1 with x0 < x1 and y0 < y1",
+                param,
+                ctx,
+            )
         return region
 
     @staticmethod
     def _number(text: str) -> Fraction:
         numerator, _slash, denominator = text.partition("/")
         return Fraction(numerator.strip()) / Fraction(denominator.strip() or 1)
+
+
+class FiniteFloat(click.FloatRange):
+    """A number within bounds, all optional, as `click.FloatRange`, but neither nan nor infinite.
+
+    click lets `nan` through any range, because comparing with it is always false.
+    """
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number", param, ctx)
+        return number
 
 
 class CommaList(click.ParamType):

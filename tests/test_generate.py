@@ -166,6 +166,9 @@ def test_class_of_an_unconditional_network_is_ignored_with_a_warning(
         ("inr-gan-bil", 3, ["--seeds=0", "--class=3"], "--class=3 does not exist"),
         ("inr-gan-bil", 0, ["--seeds=0", "--size=0"], "'0'"),
         ("inr-gan-bil", 0, ["--seeds=0", "--region=0,0,0,1"], "0,0,0,1"),
+        ("inr-gan-bil", 0, ["--seeds=0", "--region=1,1,0,0"], "1,1,0,0"),
+        ("inr-gan-bil", 0, ["--seeds=0", "--size=999999999"], "--size=999999999x999999999"),
+        ("inr-gan-bil", 0, ["--seeds=0", "--trunc=nan"], "nan"),
         ("inr-gan-bil", 0, ["--seeds=0", "--lod=other"], "other"),
         ("inr-gan-bil", 0, ["--seeds=0", "--noise-mode=other"], "other"),
         ("inr-gan-bil", 0, ["--seeds=0", "--sizes=3"], "--sizes"),
@@ -197,7 +200,7 @@ def test_file_that_is_no_network(tmp_path: Path, content: bytes | None) -> None:
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("shape", [(2, 3, W_DIM), (1, 1)])
+@pytest.mark.parametrize("shape", [(2, 3, W_DIM), (1, 1), (0, 9, W_DIM)])
 def test_projected_w_of_another_network(nets: Path, tmp_path: Path, shape: tuple[int, ...]) -> None:
     np.savez(tmp_path / "w.npz", w=np.zeros(shape))
     result = generate(
@@ -205,6 +208,16 @@ def test_projected_w_of_another_network(nets: Path, tmp_path: Path, shape: tuple
     )
     assert result.exit_code == 2
     assert str(list(shape)) in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_projected_w_that_is_not_finite(nets: Path, tmp_path: Path) -> None:
+    num_ws = make_generator("inr-gan-bil").num_ws
+    np.savez(tmp_path / "w.npz", w=np.full((1, num_ws, W_DIM), np.nan))
+    result = generate(
+        snapshot(nets, "inr-gan-bil"), tmp_path / "out", f"--projected-w={tmp_path / 'w.npz'}"
+    )
+    assert result.exit_code == 2 and "w.npz" in result.stderr
     assert not (tmp_path / "out").exists()
 
 

@@ -151,7 +151,7 @@ def test_both_spellings_of_options_work(snapshot, tmp_path, spelling):
     "source, dest, message",
     [
         ("missing.pkl", "new.pkl", "missing.pkl"),
-        ("garbage.pkl", "new.pkl", "not a network snapshot"),
+        ("garbage.pkl", "new.pkl", "--source=garbage.pkl: the file is not a network snapshot"),
         ("foreign.pkl", "new.pkl", "'Net' with source code of its own"),
         ("network-snapshot-000001.pkl", "new.zip", "--dest must end in .pkl"),
         ("network-snapshot-000001.pkl", "missing/new.pkl", "cannot be written"),

@@ -12,13 +12,13 @@ from typing import Any
 
 import click
 
-from dnnlib.cli import DEVICE
+from dnnlib.cli import DEVICE, FiniteFloat
 from networks.presets import DEFAULT_PRESET, PRESETS
 from training.base_configs import AUGMENT_PIPES, CONFIG_NAMES, RESUME_ALIASES
 
 _POSITIVE = click.IntRange(min=1)
-_NON_NEGATIVE = click.FloatRange(min=0)
-_UNIT = click.FloatRange(min=0, max=1)
+_NON_NEGATIVE = FiniteFloat(min=0)
+_UNIT = FiniteFloat(min=0, max=1)
 
 
 def _option(
@@ -99,7 +99,7 @@ class TrainOptions:
         _POSITIVE, "Length of the training", unset="from --cfg", metavar="KIMG"
     )
     tick: float | None = _option(
-        click.FloatRange(min=0, min_open=True),
+        FiniteFloat(min=0, min_open=True),
         "Time between status lines",
         unset="4; tiny: 1",
         metavar="KIMG",

@@ -94,7 +94,8 @@ def test_region_is_exact() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["0,0,1", "0,0,0,1", "0,1/2,1,0.5", "0,0,1,nan", "0,0,1,1/0", "0,0,1,1e999999999"]
+    "text",
+    ["0,0,1", "0,0,0,1", "0,1/2,1,0.5", "0,0,1,nan", "0,0,1,1/0", "0,0,1,1e999999999", "1,0,0,1"],
 )
 def test_bad_region(text: str) -> None:
     assert text in error(f"--region={text}")
