@@ -15,6 +15,24 @@ from torch_utils import distributed
 _SAME_REQUEST_SEC = 2.0
 
 
+def leave_stopping_to_the_trainer(worker_id: int) -> None:
+    """`worker_init_fn` of a DataLoader: ignore requests to stop, which the trainer answers.
+
+    A terminal, a batch system or a service manager signals all processes. A worker that dies of it
+    would end the training with an error, before it has written its last snapshot.
+
+    Args:
+        worker_id: Not used.
+    """
+
+    def ignore_once(number: int, frame: FrameType | None) -> None:
+        # DataLoader and multiprocessing each send SIGTERM to a worker that outlives its use.
+        signal.signal(number, signal.SIG_DFL)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, ignore_once)
+
+
 class StopRequest:
     """Context manager: remembers SIGINT and SIGTERM instead of dying from them.
 

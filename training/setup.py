@@ -19,6 +19,7 @@ from torch_utils.images import from_uint8
 from training import registry  # noqa: F401 - AugmentPipe must be persistent before it is built
 from training.ada import AdaController
 from training.inputs import load_snapshot
+from training.interrupt import leave_stopping_to_the_trainer
 
 if TYPE_CHECKING:
     from training.dataset import Dataset
@@ -104,6 +105,7 @@ class RealImages:
             kwargs["pin_memory"] = False
         if kwargs.get("num_workers", 0) == 0:
             kwargs.pop("prefetch_factor", None)
+        kwargs.setdefault("worker_init_fn", leave_stopping_to_the_trainer)
         sampler = misc.InfiniteSampler(training_set, rank=rank, num_replicas=num_gpus, seed=seed)
         self._device = device
         self._batches: Iterator[Any] = iter(

@@ -290,12 +290,14 @@ def test_two_processes_end_with_the_same_networks(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM to wait for")
-def test_termination_leaves_a_snapshot(tmp_path):
+@pytest.mark.parametrize("workers", [0, 2])
+def test_termination_leaves_a_snapshot(tmp_path, workers):
     arguments = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()]
     process = subprocess.Popen(
         [sys.executable, "train.py", f"--outdir={tmp_path / 'runs'}", "--kimg=1000",
-         f"--data={make_zip(tmp_path / 'ds.zip')}", "--device=cpu", "--tick=1000", *arguments],
-        cwd=ROOT, stdout=subprocess.PIPE, text=True,
+         f"--data={make_zip(tmp_path / 'ds.zip')}", "--device=cpu", "--tick=1000",
+         f"--workers={workers}", *arguments],
+        cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     lines = []
     for line in process.stdout:
@@ -304,7 +306,7 @@ def test_termination_leaves_a_snapshot(tmp_path):
             break
     # The snapshots of tick 0 come after its status line; the request may arrive within them.
     time.sleep(0.5)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGTERM)  # also to its workers, as batch systems do
     output = "".join(lines) + process.communicate(timeout=120)[0]
     assert process.returncode == 0, output
     assert "Stopping on request" in output and output.rstrip().endswith("Exiting...")
