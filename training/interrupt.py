@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -16,21 +17,17 @@ _SAME_REQUEST_SEC = 2.0
 
 
 def leave_stopping_to_the_trainer(worker_id: int) -> None:
-    """`worker_init_fn` of a DataLoader: ignore requests to stop, which the trainer answers.
+    """`worker_init_fn` of a DataLoader: keep requests to stop away, which the trainer answers.
 
-    A terminal, a batch system or a service manager signals all processes. A worker that dies of it
-    would end the training with an error, before it has written its last snapshot.
+    A terminal or a batch system signals the whole process group. A worker that dies of it would
+    end the training with an error, before it has written its last snapshot. The worker's signal
+    handlers stay DataLoader's, which needs SIGTERM to end workers that outlive their use.
 
     Args:
         worker_id: Not used.
     """
-
-    def ignore_once(number: int, frame: FrameType | None) -> None:
-        # DataLoader and multiprocessing each send SIGTERM to a worker that outlives its use.
-        signal.signal(number, signal.SIG_DFL)
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, ignore_once)
+    if hasattr(os, "setpgrp"):  # not on Windows
+        os.setpgrp()
 
 
 class StopRequest:
