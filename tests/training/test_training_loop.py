@@ -42,11 +42,11 @@ STATS = [
 ]  # fmt: skip
 
 
-def make_zip(path: Path, channels: int = 3, num: int = 20) -> str:
+def make_zip(path: Path, channels: int = 3, num: int = 20, side: int = 16) -> str:
     rng = np.random.RandomState(0)
     with zipfile.ZipFile(path, "w") as archive:
         for i in range(num):
-            pixels = rng.randint(0, 256, [16, 16, channels], dtype=np.uint8)
+            pixels = rng.randint(0, 256, [side, side, channels], dtype=np.uint8)
             stream = io.BytesIO()
             Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels).save(stream, "png")
             archive.writestr(f"{i:03d}.png", stream.getvalue())
@@ -314,3 +314,25 @@ def test_termination_leaves_a_snapshot(tmp_path, workers):
     path = output.split("The network so far is in ")[1].splitlines()[0]
     assert Path(path).parent == run_dir
     assert persistence.read(Path(path).read_bytes())["G_ema"].img_resolution == 16
+
+
+@pytest.mark.slow
+def test_a_picture_that_cannot_be_read_ends_the_training_at_once(tmp_path):
+    # Large enough that reading the header does not read the whole file.
+    data = Path(make_zip(tmp_path / "ds.zip", side=64))
+    content = bytearray(data.read_bytes())
+    # A flipped byte inside the last picture's pixels: its header is sound, its checksum is not.
+    position = content.rindex(b"IDAT") + 9000
+    content[position] ^= 0xFF
+    data.write_bytes(bytes(content))
+    arguments = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()]
+    done = subprocess.run(
+        [sys.executable, "train.py", f"--outdir={tmp_path / 'runs'}", "--kimg=1", f"--data={data}",
+         "--device=cpu", "--workers=2", *arguments],
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=100,
+    )  # fmt: skip
+    # The loader's processes are alive by then, and must not keep the exit waiting.
+    assert "Constructing networks..." in done.stdout
+    assert done.returncode == 2, done.stderr[-2000:]
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("Error:")]
+    assert "019.png" in line
