@@ -38,8 +38,8 @@ test: $(INSTALLED)
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS)
 
 lint: $(INSTALLED)
-	$(RUN) -m ruff check .
-	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check --no-cache .
+	$(RUN) -m ruff format --no-cache --check .
 
 bench: $(INSTALLED)
 	$(RUN) -m analysis.bench

@@ -7,9 +7,9 @@ import json
 
 import pytest
 import torch
-from tests.golden_files import load
 
 from networks.discriminator import Discriminator, DiscriminatorBlock, MinibatchStdLayer
+from tests.golden_files import load
 
 CASES = ["orig_c0", "skip_c0", "resnet_c0", "resnet_c3"]
 

@@ -7,10 +7,10 @@ import json
 
 import pytest
 import torch
-from tests.golden_files import load
 
 from networks.mapping import MappingNetwork
 from networks.stylegan2 import SynthesisBlock, SynthesisLayer, SynthesisNetwork, ToRGBLayer
+from tests.golden_files import load
 
 CASES = ["skip_c0", "skip_c3", "resnet_c0", "orig_c0"]
 
