@@ -8,7 +8,6 @@ Example:
 
 from __future__ import annotations
 
-import pickle
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
@@ -19,8 +18,6 @@ import dnnlib.cli
 if TYPE_CHECKING:
     from torch import nn
 
-_NETWORKS = ("G", "D", "G_ema")
-_KEYS = ("training_set_kwargs", *_NETWORKS, "augment_pipe")
 _FP16_KWARGS = {"num_fp16_res": 4, "conv_clamp": 256}
 
 
@@ -44,31 +41,16 @@ def load_network_pkl(
         dnnlib.UserError: The file is damaged, is no network snapshot, or contains something
             unknown.
     """
-    from torch import nn
+    from networks import snapshot_file
 
-    from torch_utils import persistence
+    data = snapshot_file.decode_snapshot(f.read(), allow_code=allow_code)
+    return _force_fp16(data) if force_fp16 else data
 
-    data = persistence.read(f, allow_code=allow_code)
-    if not isinstance(data, dict):
-        raise dnnlib.UserError(
-            f"the file holds a {type(data).__name__}, not the dict of a network snapshot"
-        )
-    data = {**dict.fromkeys(_KEYS), **data}
-    for name in (*_NETWORKS, "augment_pipe"):
-        if not isinstance(data[name], (nn.Module, type(None))):
-            kind = type(data[name]).__name__
-            raise dnnlib.UserError(f"{name!r} in the file is a {kind}, not a network")
-    if not isinstance(data["training_set_kwargs"], (dict, type(None))):
-        kind = type(data["training_set_kwargs"]).__name__
-        raise dnnlib.UserError(f"'training_set_kwargs' in the file is a {kind}, not a dict")
-    if data["G_ema"] is None:
-        data["G_ema"] = data["G"]
-    if data["G_ema"] is None:
-        raise dnnlib.UserError("the file holds no generator: neither G nor G_ema is in it")
-    if force_fp16:
-        for name in _NETWORKS:
-            data[name] = _with_fp16(data[name])
-    return data
+
+def _force_fp16(data: dict[str, Any]) -> dict[str, Any]:
+    from networks.snapshot_file import NETWORKS
+
+    return {**data, **{name: _with_fp16(data[name]) for name in NETWORKS}}
 
 
 def _with_fp16(network: nn.Module | None) -> nn.Module | None:
@@ -102,27 +84,18 @@ def _with_fp16(network: nn.Module | None) -> nn.Module | None:
     default=False,
     help="Compute the four highest resolutions of D and StyleGAN2's G in float16.",
 )
-@click.option(
-    "--allow-code",
-    is_flag=True,
-    help="Run the file's own code if it contains something unknown; only for trusted files.",
-)
+@dnnlib.cli.allow_code_option
 def main(source: str, dest: str, force_fp16: bool, allow_code: bool) -> None:
     """Rewrite a network snapshot in today's format."""
-    if not dest.endswith(".pkl"):
-        raise dnnlib.UserError(f"--dest must end in .pkl, got {dest!r}")
+    from networks import snapshot_file
+
+    snapshot_file.check_suffix(dest, "--dest")
     print(f'Loading "{source}"...')
-    try:
-        with dnnlib.util.open_url(source) as file:
-            data = load_network_pkl(file, force_fp16=force_fp16, allow_code=allow_code)
-    except dnnlib.UserError as error:
-        raise dnnlib.UserError(f"--source={source}: {error}") from error
+    data = snapshot_file.read_snapshot(source, option="--source", allow_code=allow_code)
+    if force_fp16:
+        data = _force_fp16(data)
     print(f'Saving "{dest}"...')
-    try:
-        with dnnlib.util.atomic_path(dest) as temporary, open(temporary, "wb") as file:
-            pickle.dump(data, file)
-    except OSError as error:
-        raise dnnlib.UserError(f"{dest!r} cannot be written: {error.strerror}") from error
+    snapshot_file.write_snapshot(dest, data)
     print("Done.")
 
 

@@ -241,3 +241,12 @@ def device_option(func: Callable[..., Any]) -> Callable[..., Any]:
         default="auto",
         help="Where to compute; auto = the fastest there is.",
     )(func)
+
+
+def allow_code_option(func: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the flag `--allow-code` (parameter `allow_code`) to a command that reads networks."""
+    return click.option(
+        "--allow-code",
+        is_flag=True,
+        help="Run the file's own code if it contains something unknown; only for trusted files.",
+    )(func)

@@ -67,8 +67,8 @@ class Refused(dnnlib.UserError):
     def __init__(self, what: str) -> None:
         super().__init__(
             f"the file needs {what}, which is not a known part of a network snapshot and was not "
-            "loaded; if you trust the author, legacy.load_network_pkl(file, allow_code=True) and "
-            "legacy.py --allow-code run the file's own code"
+            "loaded; if you trust the author, --allow-code (in Python: allow_code=True) runs the "
+            "file's own code"
         )
 
 

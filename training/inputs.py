@@ -11,7 +11,8 @@ from torch import nn
 import dnnlib
 from dnnlib import UserError
 from networks.presets import PRESETS
-from torch_utils import misc, persistence
+from networks.snapshot_file import read_snapshot
+from torch_utils import misc
 from training.base_configs import RESUME_ALIASES
 from training.config import DatasetFacts, ResumeFacts
 from training.options import TrainOptions
@@ -75,14 +76,8 @@ def load_snapshot(name: str) -> dict[str, Any]:
     Raises:
         UserError: Missing, damaged, or not a snapshot.
     """
-    try:
-        with dnnlib.util.open_url(RESUME_ALIASES.get(name, name)) as file:
-            data = persistence.read(file)
-    except (OSError, UserError) as error:
-        raise UserError(f"--resume={name}: {error}") from error
-    if not isinstance(data, dict) or not all(
-        isinstance(data.get(key), nn.Module) for key in ("G", "D", "G_ema")
-    ):
+    data = read_snapshot(RESUME_ALIASES.get(name, name), option="--resume")
+    if data["G"] is None or data["D"] is None:
         raise UserError(f"--resume={name}: the file does not hold the networks G, D and G_ema.")
     return data
 
