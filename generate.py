@@ -93,6 +93,7 @@ class Job:
 )
 @click.option("--grid", is_flag=True, help="Also put all images on one sheet, grid.png.")
 @dnnlib.cli.device_option
+@dnnlib.cli.allow_code_option
 def main(
     network_pkl: str,
     seeds: list[int] | None,
@@ -106,6 +107,7 @@ def main(
     lod: str | None,
     grid: bool,
     device: str,
+    allow_code: bool,
 ) -> None:
     """Generate images with a trained network, one PNG file per seed."""
     if seeds is None and projected_w is None:
@@ -116,77 +118,34 @@ def main(
             f"{MAX_PIXELS:,} pixels (16384x16384) at a time, part by part with --region."
         )
 
+    from networks import sampling
+    from networks.snapshot_file import read_generator
     from torch_utils import host_memory, misc
 
     torch_device = misc.resolve_device(device)
     host_memory.keep_freed_memory()
-    G = load_generator(network_pkl).to(torch_device)
+    G = read_generator(network_pkl, allow_code=allow_code).to(torch_device)
     view = {"size": size, "region": region, "lod": lod}
     view = {name: value for name, value in view.items() if value is not None}
     if view and not hasattr(G.synthesis, "render"):
+        _channels, height, width = sampling.image_shape(G)
         raise dnnlib.UserError(
             f"--{next(iter(view))} is for continuous generators; {network_pkl} can draw only "
-            f"{G.img_resolution}x{G.img_resolution} pixels."
+            f"{width}x{height} pixels."
         )
     projected = None
     if projected_w is not None:
         if seeds is not None:
-            _warn("--seeds is not used with --projected-w.")
-        projected = load_projected(projected_w, G).to(torch_device)
+            dnnlib.cli.warn("--seeds is not used with --projected-w.")
+        projected = sampling.load_ws(projected_w, G).to(torch_device)
         jobs = [Job(f"proj{row:02d}.png", row=row) for row in range(len(projected))]
     else:
-        jobs = list(_seed_jobs(seeds or [], _checked_classes(G, classes)))
-    folder = _make_folder(outdir)
+        sampling.check_truncation(G, psi)
+        jobs = list(_seed_jobs(seeds or [], sampling.check_classes(G, classes)))
+    folder = dnnlib.cli.make_outdir(outdir)
 
     images = (draw(G, job, projected, psi, noise_mode, view) for job in jobs)
     _write_images(jobs, images, folder, grid)
-
-
-def load_generator(network_pkl: str) -> torch.nn.Module:
-    """Read `G_ema` of a snapshot, in evaluation mode, on the CPU.
-
-    Args:
-        network_pkl: path or URL.
-
-    Raises:
-        dnnlib.UserError: the file cannot be opened or is no snapshot.
-    """
-    import legacy
-
-    try:
-        with dnnlib.util.open_url(network_pkl) as stream:
-            G = legacy.load_network_pkl(stream)["G_ema"]
-    except dnnlib.UserError as error:
-        raise dnnlib.UserError(f"--network={network_pkl}: {error}") from error
-    return G.eval().requires_grad_(False)
-
-
-def load_projected(path: str, G: torch.nn.Module) -> torch.Tensor:
-    """Read array `w` of an npz file: float32 [N, num_ws, w_dim].
-
-    Raises:
-        dnnlib.UserError: not such a file, or an array of another shape or with nan in it.
-    """
-    import zipfile
-
-    import numpy as np
-    import torch
-
-    try:
-        with np.load(path) as archive:
-            ws = torch.from_numpy(np.asarray(archive["w"], dtype=np.float32))
-    except (OSError, KeyError, ValueError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise dnnlib.UserError(
-            f"--projected-w={path} is not an npz file with an array w: {error}"
-        ) from error
-    if ws.ndim != 3 or ws.shape[1:] != (G.num_ws, G.w_dim) or len(ws) == 0:
-        raise dnnlib.UserError(
-            f"--projected-w={path} holds w of shape {list(ws.shape)}; this network needs "
-            f"[N, {G.num_ws}, {G.w_dim}] with N of at least 1."
-        )
-    if not ws.isfinite().all():
-        raise dnnlib.UserError(f"--projected-w={path} holds numbers that are not finite.")
-    return ws
 
 
 def draw(
@@ -209,45 +168,13 @@ def draw(
         noise_mode: "const", "random" or "none"; ignored by networks without noise.
         view: arguments of `synthesis.render`; empty = the training grid.
     """
-    import numpy as np
-    import torch
+    from networks import sampling
 
-    from torch_utils.images import to_uint8
-
-    # Random noise comes from torch's generator: seeded per image, so that an image does not
-    # depend on the others of the same call.
-    torch.manual_seed(job.row if job.seed is None else job.seed)
-    with torch.inference_mode():
-        if job.row is not None:
-            ws = projected[job.row : job.row + 1]
-        else:
-            device = G.mapping.w_avg.device
-            z = torch.from_numpy(np.random.RandomState(job.seed).randn(1, G.z_dim)).to(
-                device, torch.float32
-            )
-            c = torch.zeros([1, G.c_dim], device=device)
-            if job.label is not None:
-                c[:, job.label] = 1
-            ws = G.mapping(z, c, truncation_psi=psi)
-        if view:
-            image = G.synthesis.render(ws, **view)
-        else:
-            image = G.synthesis(ws, noise_mode=noise_mode)
-        return to_uint8(image)[0].cpu()
-
-
-def _checked_classes(G: torch.nn.Module, classes: list[int] | None) -> list[int] | None:
-    """Classes to draw; None = an unconditional network."""
-    if G.c_dim == 0:
-        if classes is not None:
-            _warn("--class is not used by this network, which is unconditional.")
-        return None
-    valid = f"--class=0 to --class={G.c_dim - 1}"
-    if classes is None:
-        raise dnnlib.UserError(f"This network is conditional: choose a class, {valid}.")
-    if max(classes) >= G.c_dim:
-        raise dnnlib.UserError(f"--class={max(classes)} does not exist: this network has {valid}.")
-    return classes
+    if job.row is not None:
+        ws, noise_seed = projected[job.row : job.row + 1], job.row
+    else:
+        ws, noise_seed = sampling.ws_of_seed(G, job.seed, job.label, psi), job.seed
+    return sampling.draw_image(G, ws, noise_seed, noise_mode, view)
 
 
 def _seed_jobs(seeds: list[int], classes: list[int] | None) -> Iterator[Job]:
@@ -256,15 +183,6 @@ def _seed_jobs(seeds: list[int], classes: list[int] | None) -> Iterator[Job]:
         suffix = f"-class{label:02d}" if classes and len(classes) > 1 else ""
         for seed in seeds:
             yield Job(f"seed{seed:04d}{suffix}.png", seed=seed, label=label)
-
-
-def _make_folder(outdir: str) -> Path:
-    folder = Path(outdir)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise dnnlib.UserError(f"Cannot make --outdir={outdir}: {error.strerror}.") from error
-    return folder
 
 
 def _write_images(
@@ -290,10 +208,6 @@ def _write_images(
         rows = math.ceil(len(kept) / columns)
         write_image(folder / "grid.png", tile_grid(torch.stack(kept), (columns, rows)))
     print(f"Wrote {len(jobs)} images to {folder}")
-
-
-def _warn(message: str) -> None:
-    click.echo(f"Warning: {message}", err=True)
 
 
 if __name__ == "__main__":

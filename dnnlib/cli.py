@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import click
@@ -250,3 +251,22 @@ def allow_code_option(func: Callable[..., Any]) -> Callable[..., Any]:
         is_flag=True,
         help="Run the file's own code if it contains something unknown; only for trusted files.",
     )(func)
+
+
+def warn(message: str) -> None:
+    """Print `Warning: <message>` on stderr."""
+    click.echo(f"Warning: {message}", err=True)
+
+
+def make_outdir(outdir: str, option: str = "--outdir") -> Path:
+    """Make the folder that a command writes to, where it is missing.
+
+    Raises:
+        UserError: It cannot be made, or is not a folder.
+    """
+    folder = Path(outdir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"Cannot make {option}={outdir}: {error.strerror}.") from error
+    return folder
