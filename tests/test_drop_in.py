@@ -157,8 +157,8 @@ g.square().sum().backward()
 assert x.grad is not None and torch.isfinite(x.grad).all()
 assert bias_act.activation_funcs['lrelu'].def_gain == 2 ** 0.5
 training_stats.init_multiprocessing(rank=0, sync_device=None)
-training_stats.report('Loss/test', g.detach())
 collector = training_stats.Collector(regex='.*')
+training_stats.report('Loss/test', g.detach())
 collector.update()
 assert collector.num('Loss/test') == g.numel()
 assert misc.constant([1, 2], device=x.device).tolist() == [1, 2]
