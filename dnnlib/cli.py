@@ -15,6 +15,8 @@ import click
 from dnnlib.errors import UserError
 
 MAX_SEEDS = 10_000_000
+# The feature detectors that metrics and the projector look through.
+DETECTOR_NAMES = ("inception-2015-12-05", "vgg16")
 _CONTEXT_SETTINGS: dict[str, Any] = {
     # --noise_mode is --noise-mode; applied by click to what is declared and to what is typed.
     "token_normalize_func": lambda token: token.replace("_", "-"),
@@ -241,6 +243,49 @@ def device_option(func: Callable[..., Any]) -> Callable[..., Any]:
         type=DEVICE,
         default="auto",
         help="Where to compute; auto = the fastest there is.",
+    )(func)
+
+
+class _Detector(click.ParamType):
+    """NAME=PATH of a feature detector; the value is the pair (name, path)."""
+
+    name = "detector"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        if not isinstance(value, str):
+            return tuple(value)
+        name, equals, path = value.partition("=")
+        if not equals or name not in DETECTOR_NAMES:
+            self.fail(
+                f"{value!r} is not NAME=PATH with NAME one of {', '.join(DETECTOR_NAMES)}",
+                param,
+                ctx,
+            )
+        if not Path(path).is_file():
+            self.fail(f"{value!r}: there is no file {path!r}", param, ctx)
+        return name, path
+
+
+DETECTOR = _Detector()
+
+
+def detector_option(func: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--detector NAME=PATH`, repeatable, to a command that looks through a detector.
+
+    The function gets a dict from name to path as the parameter `detectors`; of two paths for one
+    name the last counts.
+    """
+    return click.option(
+        "--detector",
+        "detectors",
+        type=DETECTOR,
+        multiple=True,
+        metavar="NAME=PATH",
+        callback=lambda _ctx, _param, pairs: dict(pairs),
+        help=f"File of a feature detector ({', '.join(DETECTOR_NAMES)}), for machines without "
+        "network; may be given for each.",
     )(func)
 
 
