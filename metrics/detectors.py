@@ -222,4 +222,6 @@ def _load_torchscript(name: str, path: str, device: torch.device) -> torch.nn.Mo
             raise DetectorUnavailable(
                 f"{path!r}, the detector {name!r}, is no TorchScript file: {first_line}"
             ) from error
-    return module.eval().requires_grad_(False)
+    for param in module.parameters():  # requires_grad_() of the module does not exist here
+        param.requires_grad_(False)
+    return module.eval()
