@@ -17,11 +17,11 @@ from networks.layers import (
     check_choice,
     check_shape,
     compute_dtype,
-    first_fp16_resolution,
     resample_taps,
-    resolution_log2,
 )
 from networks.mapping import MappingNetwork
+from networks.minibatch_std import MinibatchStdLayer
+from networks.shapes import checked_img_shape, halving_shapes, num_highest, shape_problem
 from ops.upfirdn2d import downsample2d
 
 
@@ -32,7 +32,7 @@ class DiscriminatorBlock(nn.Module):
         in_channels: Channels of the features that arrive; 0 = first block, none do.
         tmp_channels: Width of the block.
         out_channels: Channels of the features that leave.
-        resolution: Side of the input in pixels.
+        resolution: Longer side of the input in pixels.
         img_channels: Channels of the image.
         first_layer_idx: Number of layers before this block, for freezing.
         architecture: "orig", "skip" or "resnet".
@@ -42,6 +42,7 @@ class DiscriminatorBlock(nn.Module):
         use_fp16: Compute in float16 (off the CPU).
         fp16_channels_last: With float16: use the channels_last memory format.
         freeze_layers: Layers with an index below this one are not trained.
+        size: (height, width) of the input; None = square.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class DiscriminatorBlock(nn.Module):
         use_fp16: bool = False,
         fp16_channels_last: bool = False,
         freeze_layers: int = 0,
+        size: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         check_choice(architecture, ARCHITECTURES, "architecture")
@@ -68,6 +70,7 @@ class DiscriminatorBlock(nn.Module):
             )
         self.in_channels = in_channels
         self.resolution = resolution
+        self.size = tuple(size or (resolution, resolution))
         self.img_channels = img_channels
         self.first_layer_idx = first_layer_idx
         self.architecture = architecture
@@ -104,12 +107,12 @@ class DiscriminatorBlock(nn.Module):
         """Halve the resolution.
 
         Args:
-            x: [N, in_channels, R, R]; None for the first block.
-            img: [N, img_channels, R, R] where the block reads it, else passed through.
+            x: [N, in_channels, H, W]; None for the first block.
+            img: [N, img_channels, H, W] where the block reads it, else passed through.
             force_fp32: Compute in float32 also if the block is set to float16.
 
         Returns:
-            Features [N, out_channels, R/2, R/2] and the image for the next block: downsampled
+            Features [N, out_channels, H/2, W/2] and the image for the next block: downsampled
             for "skip", else None once it has been read.
 
         Raises:
@@ -124,16 +127,15 @@ class DiscriminatorBlock(nn.Module):
         half = self.channels_last and dtype == torch.float16
         layout = torch.channels_last if half else torch.contiguous_format
 
-        size = self.resolution
         if self.in_channels > 0:
             if x is None:
                 raise ValueError(f"x is None, but this block needs {self.in_channels} channels.")
-            check_shape(x, (None, self.in_channels, size, size), "x")
+            check_shape(x, (None, self.in_channels, *self.size), "x")
             x = x.to(dtype=dtype, memory_format=layout)
         if self.in_channels == 0 or self.architecture == "skip":
             if img is None:
                 raise ValueError("img is None, but this block reads the image.")
-            check_shape(img, (None, self.img_channels, size, size), "img")
+            check_shape(img, (None, self.img_channels, *self.size), "img")
             y = self.fromrgb(img.to(dtype=dtype, memory_format=layout))
             x = y if self.in_channels == 0 else x + y
             skip = self.architecture == "skip"
@@ -146,63 +148,20 @@ class DiscriminatorBlock(nn.Module):
         return self.conv1(self.conv0(x)), img
 
 
-class MinibatchStdLayer(nn.Module):
-    """Append the standard deviation over groups of samples as extra channels.
-
-    Lets the discriminator see variety (Karras et al. 2018, section 3). With G samples per group,
-    sample n belongs to group n mod (N / G).
-
-    Args:
-        group_size: Samples per group; None = the whole batch.
-        num_channels: Number of appended channels, each from its share of the input channels.
-    """
-
-    def __init__(self, group_size: int | None, num_channels: int = 1) -> None:
-        super().__init__()
-        self.group_size = group_size
-        self.num_channels = num_channels
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map [N, C, H, W] to [N, C + num_channels, H, W].
-
-        Raises:
-            ValueError: N is not a multiple of min(group_size, N), or C not one of num_channels.
-        """
-        batch, channels, height, width = x.shape
-        group = batch if self.group_size is None else min(self.group_size, batch)
-        if batch == 0 or batch % group:
-            raise ValueError(
-                f"Minibatch standard deviation: a batch of {batch} samples cannot be split "
-                f"into groups of {group}; use a multiple of {group}."
-            )
-        features = self.num_channels
-        if channels % features:
-            raise ValueError(f"num_channels {features} does not divide the {channels} channels.")
-        y = x.reshape(group, batch // group, features, channels // features, height, width)
-        y = y - y.mean(dim=0)
-        y = (y.square().mean(dim=0) + 1e-8).sqrt()
-        y = y.mean(dim=(2, 3, 4))
-        y = y.reshape(batch // group, features, 1, 1).repeat(group, 1, height, width)
-        return torch.cat([x, y], dim=1)
-
-    def extra_repr(self) -> str:
-        """Group size and channels, for print(module)."""
-        return f"group_size={self.group_size}, num_channels={self.num_channels}"
-
-
 class DiscriminatorEpilogue(nn.Module):
     """From the last features to logits: minibatch deviation, one convolution, two dense layers.
 
     Args:
         in_channels: Channels of the features.
         cmap_dim: Length of the mapped label; 0 = unconditional.
-        resolution: Side of the features in pixels.
+        resolution: Longer side of the features in pixels.
         img_channels: Channels of the image ("skip" only).
         architecture: "orig", "skip" (reads the image once more) or "resnet".
         mbstd_group_size: Samples per group; None = the whole batch.
         mbstd_num_channels: Channels of minibatch deviation; 0 = none.
         activation: Of every layer but the last.
         conv_clamp: Clamp of the convolution; None = no clamp.
+        size: (height, width) of the features; None = square.
     """
 
     def __init__(
@@ -216,12 +175,14 @@ class DiscriminatorEpilogue(nn.Module):
         mbstd_num_channels: int = 1,
         activation: str = "lrelu",
         conv_clamp: float | None = None,
+        size: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         check_choice(architecture, ARCHITECTURES, "architecture")
         self.in_channels = in_channels
         self.cmap_dim = cmap_dim
         self.resolution = resolution
+        self.size = tuple(size or (resolution, resolution))
         self.img_channels = img_channels
         self.architecture = architecture
 
@@ -238,7 +199,7 @@ class DiscriminatorEpilogue(nn.Module):
             conv_clamp=conv_clamp,
         )
         self.fc = FullyConnectedLayer(
-            in_channels * resolution**2, in_channels, activation=activation
+            in_channels * math.prod(self.size), in_channels, activation=activation
         )
         self.out = FullyConnectedLayer(in_channels, cmap_dim if cmap_dim > 0 else 1)
 
@@ -252,8 +213,8 @@ class DiscriminatorEpilogue(nn.Module):
         """Compute the logits, always in the parameters' precision (float32).
 
         Args:
-            x: [N, in_channels, R, R]; None = the image alone ("skip").
-            img: [N, img_channels, R, R]; read by "skip" only.
+            x: [N, in_channels, H, W]; None = the image alone ("skip").
+            img: [N, img_channels, H, W]; read by "skip" only.
             cmap: [N, cmap_dim]; read if cmap_dim is positive.
             force_fp32: Accepted for a uniform call; changes nothing.
 
@@ -262,14 +223,13 @@ class DiscriminatorEpilogue(nn.Module):
             2018).
         """
         dtype = self.conv.weight.dtype
-        size = self.resolution
         if x is not None:
-            check_shape(x, (None, self.in_channels, size, size), "x")
+            check_shape(x, (None, self.in_channels, *self.size), "x")
             x = x.to(dtype=dtype, memory_format=torch.contiguous_format)
         if self.architecture == "skip":
             if img is None:
                 raise ValueError("img is None, but architecture 'skip' reads the image.")
-            check_shape(img, (None, self.img_channels, size, size), "img")
+            check_shape(img, (None, self.img_channels, *self.size), "img")
             y = self.fromrgb(img.to(dtype=dtype, memory_format=torch.contiguous_format))
             x = y if x is None else x + y
         if x is None:
@@ -288,22 +248,28 @@ class DiscriminatorEpilogue(nn.Module):
 class Discriminator(nn.Module):
     """Blocks `b{R}` ... `b8`, then the epilogue `b4`; conditional through projection.
 
+    Every block halves both sides, as `networks.shapes.halving_shapes` says. Blocks are named by
+    the longer side r of their input; the epilogue is `b4` whatever is left for it, 4 to 7 pixels
+    along the shorter side.
+
     Args:
         c_dim: Length of the label; 0 = unconditional.
-        img_resolution: Side of the image in pixels, a power of two, at least 4.
+        img_resolution: max(H, W) of the image in pixels.
         img_channels: Channels of the image.
         architecture: "orig", "skip" or "resnet".
         channel_base: Width at resolution r is min(channel_base // r, channel_max).
         channel_max: See channel_base.
         num_fp16_res: So many of the highest resolutions compute in float16; 0 = none.
         conv_clamp: Clamp of the activations; None = no clamp.
-        cmap_dim: Length of the mapped label; None = width at resolution 4.
+        cmap_dim: Length of the mapped label; None = width of the epilogue.
         block_kwargs: Further arguments of `DiscriminatorBlock`.
         mapping_kwargs: Further arguments of `MappingNetwork` (conditional only).
         epilogue_kwargs: Further arguments of `DiscriminatorEpilogue`.
+        img_shape: (C, H, W); None = square.
 
     Raises:
-        ValueError: An impossible size or architecture.
+        ValueError: An impossible architecture, or a size that cannot be halved down to 4 to 7
+            pixels along the shorter side (see `networks.shapes.shape_problem`).
     """
 
     def __init__(
@@ -320,46 +286,52 @@ class Discriminator(nn.Module):
         block_kwargs: Mapping[str, Any] | None = None,
         mapping_kwargs: Mapping[str, Any] | None = None,
         epilogue_kwargs: Mapping[str, Any] | None = None,
+        img_shape: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         check_choice(architecture, ARCHITECTURES, "architecture")
         self.c_dim = c_dim
         self.img_resolution = img_resolution
-        self.img_resolution_log2 = resolution_log2(img_resolution)
+        self.img_resolution_log2 = (img_resolution - 1).bit_length()  # rounded up
         self.img_channels = img_channels
-        self.block_resolutions = [2**i for i in range(self.img_resolution_log2, 2, -1)]
-        widths = {
-            r: channels_at(r, channel_base, channel_max) for r in self.block_resolutions + [4]
-        }
-        first_half = first_fp16_resolution(img_resolution, num_fp16_res)
+        self.img_shape = checked_img_shape(img_shape, img_resolution, img_channels)
+        problem = shape_problem(*self.img_shape[1:])
+        if problem is not None:
+            raise ValueError(f"No discriminator for images of this size: {problem}.")
+        sizes = halving_shapes(*self.img_shape[1:])
+        widths = [channels_at(max(size), channel_base, channel_max) for size in sizes]
+        self.block_resolutions = [max(size) for size in sizes[:-1]]
+        in_half = num_highest(self.block_resolutions, num_fp16_res)
 
         num_layers = 0
-        for resolution in self.block_resolutions:
+        for index, resolution in enumerate(self.block_resolutions):
             block = DiscriminatorBlock(
-                widths[resolution] if resolution < img_resolution else 0,
-                widths[resolution],
-                widths[resolution // 2],
+                widths[index] if index > 0 else 0,
+                widths[index],
+                widths[index + 1],
                 resolution=resolution,
                 img_channels=img_channels,
                 first_layer_idx=num_layers,
                 architecture=architecture,
                 conv_clamp=conv_clamp,
-                use_fp16=resolution >= first_half,
+                use_fp16=resolution in in_half,
+                size=sizes[index],
                 **(block_kwargs or {}),
             )
             self.add_module(f"b{resolution}", block)
             num_layers += block.num_layers
-        cmap_dim = (widths[4] if cmap_dim is None else cmap_dim) if c_dim > 0 else 0
+        cmap_dim = (widths[-1] if cmap_dim is None else cmap_dim) if c_dim > 0 else 0
         if c_dim > 0:
             self.mapping = MappingNetwork(
                 0, c_dim, cmap_dim, num_ws=None, w_avg_beta=None, **(mapping_kwargs or {})
             )
         self.b4 = DiscriminatorEpilogue(
-            widths[4],
+            widths[-1],
             cmap_dim=cmap_dim,
-            resolution=4,
+            resolution=max(sizes[-1]),
+            size=sizes[-1],
             img_channels=img_channels,
-            # A 4x4 image meets no block, so the epilogue itself has to read it.
+            # An image of 4 pixels meets no block, so the epilogue itself has to read it.
             architecture=architecture if self.block_resolutions else "skip",
             conv_clamp=conv_clamp,
             **(epilogue_kwargs or {}),
@@ -375,7 +347,7 @@ class Discriminator(nn.Module):
         """Judge images.
 
         Args:
-            img: [N, img_channels, R, R], about [-1, 1].
+            img: [N, img_channels, H, W], about [-1, 1].
             c: [N, c_dim]; ignored if c_dim is 0.
             update_emas: Accepted for callers of StyleGAN3; there is nothing to update.
             force_fp32: Compute in float32 throughout.
@@ -386,7 +358,7 @@ class Discriminator(nn.Module):
         Raises:
             ValueError: Wrong shapes, or a batch that the minibatch groups do not divide.
         """
-        check_shape(img, (None, self.img_channels, self.img_resolution, self.img_resolution), "img")
+        check_shape(img, (None, *self.img_shape), "img")
         cmap = self.mapping(None, c) if self.c_dim > 0 else None
         x, image = None, img.to(self.b4.conv.weight.dtype)
         for block in self._blocks():

@@ -24,12 +24,13 @@ class Generator(nn.Module):
         z_dim: Dimensionality of z.
         c_dim: Dimensionality of the label; 0 = unconditional.
         w_dim: Dimensionality of w.
-        img_resolution: max(H, W), a power of two >= 4.
+        img_resolution: max(H, W), >= 4.
         img_channels: 1 to 4.
         mapping_kwargs: Further arguments of `MappingNetwork`; None = none.
         synthesis_kwargs: Further arguments of the synthesis network; None = none.
         preset: A name of `networks.presets.PRESETS`.
         more_synthesis_kwargs: The same as synthesis_kwargs, given directly (StyleGAN3's style).
+            Among them img_shape, (C, H, W) if not square.
     """
 
     def __init__(
@@ -113,9 +114,16 @@ def build_synthesis(preset: str, **kwargs: Any) -> nn.Module:
     """Builds the synthesis network of a preset.
 
     Raises:
-        ValueError: If there is no such preset.
+        ValueError: If there is no such preset, or it does not draw images of this shape.
     """
     found = get_preset(preset)
+    if not found.any_shape:
+        _, height, width = kwargs.pop("img_shape", None) or (0, 0, 0)
+        if height != width:
+            raise ValueError(
+                f"preset {preset} draws squares, not {width}x{height} (width x height); "
+                "inr-gan and inr-gan-bil draw any shape."
+            )
     if found.upsampling is not None:
         return INRSynthesis(**{"upsampling": found.upsampling, **kwargs})
     return SynthesisNetwork(**kwargs)
@@ -135,7 +143,8 @@ def build_generator(
 ) -> Generator:
     """Builds the generator of any preset.
 
-    Args: as `Generator`; overrides are further arguments of the synthesis network.
+    Args: as `Generator`; overrides are further arguments of the synthesis network, such as
+        img_shape=(C, H, W).
 
     Raises:
         ValueError: If there is no such preset.

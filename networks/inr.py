@@ -9,7 +9,6 @@ features by weights composed per image (factorised multiplicative modulation, FM
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fractions import Fraction
 from typing import NamedTuple
 
 import torch
@@ -23,16 +22,15 @@ from networks.fourier import (
     num_octaves,
     shared_rows,
 )
-from networks.lattice import UNIT_SQUARE, AxisLevel, unit_square_levels
+from networks.lattice import AxisLevel, Sampling
 from networks.layers import (
     FullyConnectedLayer,
     channels_at,
     check_choice,
     compute_dtype,
-    first_fp16_resolution,
-    resolution_log2,
 )
-from networks.render import render_image
+from networks.render import ContinuousSynthesis
+from networks.shapes import checked_img_shape, lattice_shapes, num_highest
 from ops.bias_act import bias_act
 from ops.fmm import fmm
 from ops.inr_layer import CoordFeatures, inr_layer, lattice_upsample
@@ -231,21 +229,21 @@ class INRBlock(nn.Module):
         )
 
 
-class INRSynthesis(nn.Module):
+class INRSynthesis(ContinuousSynthesis):
     """Maps ws to a continuous image F(p), and renders it (design: the continuous image).
 
     Args:
         w_dim: Dimensionality of w.
-        img_resolution: max(H, W) of the training images, a power of two >= 4.
+        img_resolution: R = max(H, W) of the training images, >= 4.
         img_channels: 1 to 4.
-        channel_base: C(r) = min(channel_base // r, channel_max).
+        channel_base: C(r) = min(channel_base // r, channel_max), r = max(H_k, W_k) of a lattice.
         channel_max: See above.
         num_fp16_res: Number of highest lattices that run in float16 where the device gains.
         conv_clamp: Clamp of layer outputs; None = no clamp.
         upsampling: "nearest" or "bilinear", how a block reads the block below.
         rank: Rank of the modulation.
         fmm_activation: Row of the table in `ops.fmm`.
-        img_shape: (C, H, W) if not square.
+        img_shape: (C, H, W); None = square. Any H x W (lattices: `shapes.lattice_shapes`).
         fp16_channels_last: Accepted for StyleGAN2's callers; 1x1 layers have no use for it.
     """
 
@@ -268,14 +266,13 @@ class INRSynthesis(nn.Module):
         check_choice(upsampling, ("nearest", "bilinear"), "upsampling")
         self.w_dim = w_dim
         self.img_resolution = img_resolution
-        self.img_resolution_log2 = resolution_log2(img_resolution)
+        self.img_resolution_log2 = (img_resolution - 1).bit_length()  # rounded up
         self.img_channels = img_channels
-        self.img_shape = tuple(img_shape or (img_channels, img_resolution, img_resolution))
+        self.img_shape = checked_img_shape(img_shape, img_resolution, img_channels)
         self.upsampling = upsampling
         self.num_fp16_res = num_fp16_res
-        first = max(4, min(32, img_resolution // 4))
-        self.block_resolutions = [first << k for k in range((img_resolution // first).bit_length())]
-        first_half = first_fp16_resolution(img_resolution, num_fp16_res)
+        self.block_resolutions = [max(shape) for shape in lattice_shapes(*self.img_shape[1:])]
+        in_half = num_highest(self.block_resolutions, num_fp16_res)
         in_channels = 0
         for resolution in self.block_resolutions:
             out_channels = channels_at(resolution, channel_base, channel_max)
@@ -290,21 +287,20 @@ class INRSynthesis(nn.Module):
                 rank=rank,
                 fmm_activation=fmm_activation,
                 conv_clamp=conv_clamp,
-                use_fp16=resolution >= first_half,
+                use_fp16=resolution in in_half,
             )
             setattr(self, f"b{resolution}", block)
             in_channels = out_channels
         self.num_ws = sum(block.num_conv for block in self.blocks()) + 1
 
-    def blocks(self) -> list[INRBlock]:
-        """The blocks, coarse to fine."""
-        return [getattr(self, f"b{resolution}") for resolution in self.block_resolutions]
+    @property
+    def sampling(self) -> Sampling:
+        """How the lattices lie: sample points at the cells' centres."""
+        return Sampling(self.upsampling)
 
     def lattices(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Cells of every block at training size: vertically, and horizontally."""
-        _, height, width = self.img_shape
-        heights = tuple(max(1, r * height // self.img_resolution) for r in self.block_resolutions)
-        widths = tuple(max(1, r * width // self.img_resolution) for r in self.block_resolutions)
+        heights, widths = zip(*lattice_shapes(*self.img_shape[1:]))
         return heights, widths
 
     def live_channels(self, num_activations: int) -> list[int]:
@@ -352,40 +348,3 @@ class INRSynthesis(nn.Module):
         for block, weights, row, col in zip(self.blocks(), theta, rows, cols):
             x, img = block(weights, x, img, row, col, force_fp32, dtype)
         return img
-
-    def forward(
-        self,
-        ws: Tensor,
-        noise_mode: str = "random",
-        force_fp32: bool = False,
-        fused_modconv: bool | None = None,
-        update_emas: bool = False,
-        dtype: torch.dtype | None = None,
-    ) -> Tensor:
-        """Renders the unit square at training size.
-
-        Args:
-            ws: [N, num_ws, w_dim].
-            noise_mode, fused_modconv, update_emas: Accepted for StyleGAN2's callers, no meaning.
-            force_fp32, dtype: See `INRBlock.forward`.
-
-        Returns:
-            Image [N, C, H, W], float32, about [-1, 1].
-        """
-        heights, widths = self.lattices()
-        rows = unit_square_levels(heights, self.upsampling)
-        cols = unit_square_levels(widths, self.upsampling)
-        return self.evaluate(self.compose(ws), rows, cols, force_fp32, dtype)
-
-    def render(
-        self,
-        ws: Tensor,
-        region: Sequence[int | float | Fraction] = UNIT_SQUARE,
-        size: int | tuple[int, int] | None = None,
-        lod: str = "fixed",
-        tile_budget: int = 2**28,
-        force_fp32: bool = False,
-        dtype: torch.dtype | None = None,
-    ) -> Tensor:
-        """Renders any region of the image at any size. See `networks.render.render_image`."""
-        return render_image(self, ws, region, size, lod, tile_budget, force_fp32, dtype)

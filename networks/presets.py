@@ -18,6 +18,7 @@ class Preset:
         pl_weight: Default weight of path length regularisation; None = StyleGAN2's (from --cfg).
         style_mixing_prob: Default probability of style mixing; None = StyleGAN2's (from --cfg).
         fp32: Whether the generator trains in float32 unless mixed precision is asked for.
+        any_shape: Whether it draws any H x W; else only squares with a power of two as side.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Preset:
     pl_weight: float | None = None
     style_mixing_prob: float | None = None
     fp32: bool = False
+    any_shape: bool = False
 
 
 def _inr_preset(name: str, upsampling: str, description: str) -> Preset:
@@ -38,6 +40,7 @@ def _inr_preset(name: str, upsampling: str, description: str) -> Preset:
         pl_weight=0.0,
         style_mixing_prob=0.0,
         fp32=True,
+        any_shape=True,
     )
 
 

@@ -11,7 +11,17 @@ from types import ModuleType
 
 from torch import nn
 
-from networks import discriminator, generator, inr, layers, mapping, portable, stylegan2
+from networks import (
+    discriminator,
+    generator,
+    inr,
+    layers,
+    mapping,
+    minibatch_std,
+    portable,
+    render,
+    stylegan2,
+)
 from networks.discriminator import Discriminator
 from networks.generator import Generator, build_discriminator, build_generator
 from networks.mapping import MappingNetwork
@@ -35,5 +45,5 @@ def module_classes(module: ModuleType) -> list[type[nn.Module]]:
     ]
 
 
-for _module in (layers, mapping, discriminator, stylegan2, inr, generator):
+for _module in (layers, mapping, minibatch_std, discriminator, stylegan2, render, inr, generator):
     persistence.register(module_classes(_module), source=portable.source, module=_module.__name__)

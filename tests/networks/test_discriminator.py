@@ -239,8 +239,8 @@ def test_second_derivatives(architecture):
 
 
 def test_refuses_wrong_arguments_and_images():
-    with pytest.raises(ValueError, match="power of two and at least 4, not 24"):
-        build(img_resolution=24)
+    with pytest.raises(ValueError, match="22x22 pixels can be halved only down to 11x11"):
+        build(img_resolution=22)
     with pytest.raises(ValueError, match="architecture must be one of .*, not 'vgg'"):
         build(architecture="vgg")
     with pytest.raises(ValueError, match="in_channels must be 0 or tmp_channels 4, not 3"):

@@ -162,10 +162,10 @@ def test_discriminator_scores_the_generator():
     assert discriminator(make("inr-gan", 3)(torch.randn(3, 12), c), c).shape == (3, 1)
 
 
-@pytest.mark.parametrize("resolution", [3, 48, 2])
-def test_refuses_sizes_that_are_no_power_of_two(resolution):
+@pytest.mark.parametrize("preset,resolution", [("inr-gan", 3), ("stylegan2", 48), ("inr-gan", 2)])
+def test_refuses_impossible_sizes(preset, resolution):
     with pytest.raises(ValueError, match=str(resolution)):
-        make("inr-gan", resolution=resolution)
+        make(preset, resolution=resolution)
 
 
 def test_refuses_unknown_presets_and_ws_of_another_shape():
