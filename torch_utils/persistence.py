@@ -116,6 +116,10 @@ def is_persistent(obj: object) -> bool:
     return (obj if isinstance(obj, type) else type(obj)) in _entries
 
 
+class Mismatch(dnnlib.UserError):
+    """The tensors of a file are not those of the network that its arguments describe."""
+
+
 def import_hook(hook: Callable[[dnnlib.EasyDict], dnnlib.EasyDict]) -> None:
     """Adds a function that may change `meta` of every object before its text runs.
 
@@ -189,7 +193,7 @@ def fill_module(
         training: By module name, "" = the module itself.
 
     Raises:
-        dnnlib.UserError: A name is missing on either side or a shape differs.
+        Mismatch: A name is missing on either side or a shape differs.
     """
     kept = set(module.state_dict())
     targets = dict(module.named_parameters(remove_duplicate=False))
@@ -198,13 +202,13 @@ def fill_module(
     if given != kept:
         name = min(given ^ kept)
         where = "the file lacks" if name in kept else "the file has an unexpected"
-        raise dnnlib.UserError(
+        raise Mismatch(
             f"{where} tensor {name!r} of {type(module).__name__}; "
             "the file does not match this version of the network"
         )
     for name in kept:
         if tensors[name].shape != targets[name].shape:
-            raise dnnlib.UserError(
+            raise Mismatch(
                 f"tensor {name!r} of {type(module).__name__} has shape "
                 f"{list(tensors[name].shape)} in the file and {list(targets[name].shape)} here"
             )

@@ -4,9 +4,6 @@
 by calling functions is only written down (`TensorRecord`, `PersistentRecord`, ...). Names that are
 not on the allow-list end the reading. Nothing is allocated that the file's own bytes do not pay
 for: sizes are checked when a tensor is built, after the whole stream has been read.
-
-The records have no attributes that a stream could set and their classes are sealed, so a hostile
-stream cannot change how later objects behave.
 """
 
 from __future__ import annotations
@@ -17,12 +14,34 @@ import pickletools
 import re
 from collections.abc import Callable
 from fractions import Fraction
-from typing import Any, NoReturn
+from typing import Any
 
-import numpy as np
 import torch
 
-import dnnlib
+from torch_utils import numpy_records, omegaconf_records
+from torch_utils.numpy_records import ArrayRecord
+from torch_utils.pickle_records import (
+    Call,
+    EasyDictRecord,
+    ObjectRecord,
+    PersistentRecord,
+    Record,
+    Refused,
+    Sealed,
+    TypeRecord,
+    damaged,
+)
+
+__all__ = [
+    "ArrayRecord",
+    "EasyDictRecord",
+    "ObjectRecord",
+    "PersistentRecord",
+    "Refused",
+    "StorageRecord",
+    "TensorRecord",
+    "load",
+]
 
 _STORAGE_DTYPES = {
     "DoubleStorage": torch.float64,
@@ -57,113 +76,14 @@ _STREAM_ERRORS = (
 )
 
 
-class Refused(dnnlib.UserError):
-    """The file asks for something that is not on the allow-list.
-
-    Args:
-        what: What it asks for, for example a class name.
-    """
-
-    def __init__(self, what: str) -> None:
-        super().__init__(
-            f"the file needs {what}, which is not a known part of a network snapshot and was not "
-            "loaded; if you trust the author, --allow-code (in Python: allow_code=True) runs the "
-            "file's own code"
-        )
-
-
-def _damaged(detail: object) -> dnnlib.UserError:
-    detail = " ".join(str(detail).split())
-    return dnnlib.UserError(
-        "the file is not a network snapshot, is damaged, or was not downloaded completely "
-        f"({detail[:200]})"
-    )
-
-
-class _Sealed(type):
-    """Metaclass of everything that a stream can name: its attributes cannot be set."""
-
-    def __setattr__(cls, name: str, value: object) -> NoReturn:
-        raise TypeError(f"{cls.__name__} is sealed")
-
-
-class _Record(metaclass=_Sealed):
-    """Base of the inert records. A stream cannot set their state."""
-
-    __slots__ = ()
-
-    def __setstate__(self, state: object) -> None:
-        raise TypeError(f"{type(self).__name__} has no state")
-
-
-class _Call(_Record):
-    """Stands for a global of the allow-list that the stream calls."""
-
-    __slots__ = ("_function",)
-
-    def __init__(self, function: Callable[..., object]) -> None:
-        self._function = function
-
-    def __call__(self, *args: object) -> object:
-        return self._function(*args)
-
-
-class EasyDictRecord(dict, metaclass=_Sealed):
-    """A `dnnlib.EasyDict` of the file, as a plain dict."""
-
-    __slots__ = ()
-
-
-class ObjectRecord(_Record):
-    """An instance of a class that is known but not built, such as `torch.nn.ModuleList`.
-
-    Attributes:
-        class_name: Full name of the class.
-        state: What its `__setstate__` would have got.
-    """
-
-    __slots__ = ("state",)
-    class_name = ""
-
-    def __new__(cls, *args: object) -> ObjectRecord:
-        record = super().__new__(cls)
-        record.state = {}
-        return record
-
-    def __setstate__(self, state: object) -> None:
-        self.state = state
-
-
-class PersistentRecord(_Record):
-    """An object that was written by `torch_utils.persistence`, not rebuilt.
-
-    Attributes:
-        module_src: Text of the module that defines its class.
-        class_name: Name inside that module.
-        state: The object's attributes; values may be records.
-    """
-
-    __slots__ = ("class_name", "module_src", "state")
-
-    def __init__(self, meta: dict[str, Any]) -> None:
-        if not isinstance(meta, dict) or meta.get("type") != "class" or meta.get("version") != 6:
-            raise _damaged("a persistent object of unknown type or version")
-        self.module_src, self.class_name = meta.get("module_src"), meta.get("class_name")
-        self.state = meta.get("state")
-        if not isinstance(self.module_src, str) or not isinstance(self.class_name, str):
-            raise _damaged("a persistent object without source or class name")
-        if not isinstance(self.state, dict):
-            raise _damaged(f"{self.class_name[:80]!r} without state")
-
-
-class StorageRecord(_Record):
+class StorageRecord(Record):
     """The bytes of a tensor storage in the format of `torch.storage._load_from_bytes`."""
 
     __slots__ = ("_data", "_values")
 
     def __init__(self, data: bytes) -> None:
         if not isinstance(data, bytes):
-            raise _damaged("a tensor storage that is not bytes")
+            raise damaged("a tensor storage that is not bytes")
         self._data = data
         self._values = None
 
@@ -174,7 +94,7 @@ class StorageRecord(_Record):
         return self._values
 
 
-class TensorRecord(_Record):
+class TensorRecord(Record):
     """A tensor or parameter of the file, not built.
 
     Attributes:
@@ -201,7 +121,7 @@ class TensorRecord(_Record):
     def parameter(cls, data: TensorRecord, requires_grad: bool, *_: object) -> TensorRecord:
         """The record of `torch.nn.Parameter(data, requires_grad)`."""
         if not isinstance(data, TensorRecord):
-            raise _damaged("a parameter that is not a tensor")
+            raise damaged("a parameter that is not a tensor")
         return cls(data._storage, data._offset, data._size, data._stride, requires_grad)
 
     @property
@@ -218,62 +138,43 @@ class TensorRecord(_Record):
         size, stride, offset = self._size, self._stride, self._offset
         for numbers in (size, stride, (offset,)):
             if not isinstance(numbers, tuple) or len(numbers) > _MAX_DIMS:
-                raise _damaged("a tensor with an impossible shape")
+                raise damaged("a tensor with an impossible shape")
             if not all(type(number) is int and number >= 0 for number in numbers):
-                raise _damaged(f"a tensor with impossible numbers {numbers}")
+                raise damaged(f"a tensor with impossible numbers {numbers}")
         if len(size) != len(stride) or not isinstance(self._storage, StorageRecord):
-            raise _damaged("a tensor with an impossible shape")
+            raise damaged("a tensor with an impossible shape")
         values = self._storage.build()
         if self.requires_grad and not (values.is_floating_point() or values.is_complex()):
-            raise _damaged(f"a tensor of {values.dtype} with a gradient")
+            raise damaged(f"a tensor of {values.dtype} with a gradient")
         numel, last = 1, offset
         for length, step in zip(size, stride):
             numel *= length
             last += max(length - 1, 0) * step
             if length > 1 and step == 0:
-                raise _damaged(f"a tensor of shape {size} that repeats its elements")
+                raise damaged(f"a tensor of shape {size} that repeats its elements")
         if numel and (numel > values.numel() or last >= values.numel()):
-            raise _damaged(
+            raise damaged(
                 f"a tensor of shape {size} does not fit its {values.numel()} stored elements"
             )
         return values.as_strided(size, stride, offset) if numel else values.new_empty(size)
 
 
-class _NumpyDtype(_Record):
-    """`numpy.dtype(code)` of a number."""
-
-    __slots__ = ("_code", "_order")
-
-    def __init__(self, code: str, *_: object) -> None:
-        if not isinstance(code, str) or not re.fullmatch(r"b1|[iu][1248]|f[248]|c8|c16", code):
-            raise _damaged(f"numpy dtype {str(code)[:20]!r}")
-        self._code, self._order = code, "="
-
-    def __setstate__(self, state: object) -> None:
-        order = state[1] if isinstance(state, tuple) and len(state) > 1 else None
-        if order not in ("<", ">", "|", "="):
-            raise _damaged("numpy dtype with an unknown byte order")
-        self._order = order
-
-    def number(self, data: bytes) -> complex:
-        """Decodes one number to the Python type."""
-        dtype = np.dtype(self._order + self._code)
-        if not isinstance(data, bytes) or len(data) != dtype.itemsize:
-            raise _damaged("a numpy number of the wrong size")
-        return np.frombuffer(data, dtype, count=1)[0].item()
-
-
-def _numpy_scalar(dtype: _NumpyDtype, data: bytes) -> complex:
-    if not isinstance(dtype, _NumpyDtype):
-        raise _damaged("a numpy number without dtype")
-    return dtype.number(data)
-
-
 def _fraction(text: str) -> Fraction:
     # Fraction("1e999999999") would compute the power.
     if not isinstance(text, str) or not re.fullmatch(r"-?\d{1,99}(/\d{1,99})?", text):
-        raise _damaged(f"fraction {str(text)[:20]!r}")
+        raise damaged(f"fraction {str(text)[:20]!r}")
     return Fraction(text)
+
+
+def _default_dict(_factory: object = None, *_: object) -> dict[Any, Any]:
+    return {}
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    # Python 3 writes bytes in this way where the pickle protocol has none.
+    if not isinstance(text, str) or encoding != "latin1":
+        raise damaged("bytes in an unknown encoding")
+    return text.encode("latin1")
 
 
 _CALLS: dict[str, Callable[..., object]] = {
@@ -281,18 +182,24 @@ _CALLS: dict[str, Callable[..., object]] = {
     "builtins.dict": dict,
     "builtins.frozenset": frozenset,
     "builtins.set": set,
+    "_codecs.encode": _encode,
     "collections.OrderedDict": dict,
+    "collections.defaultdict": _default_dict,
     "fractions.Fraction": _fraction,
-    "numpy.core.multiarray.scalar": _numpy_scalar,
-    "numpy._core.multiarray.scalar": _numpy_scalar,
-    "numpy.dtype": _NumpyDtype,
     "torch.Size": tuple,
     "torch.device": torch.device,
     "torch.storage._load_from_bytes": StorageRecord,
     "torch._utils._rebuild_parameter": TensorRecord.parameter,
     "torch._utils._rebuild_tensor_v2": TensorRecord,
     "torch_utils.persistence._reconstruct_persistent_obj": PersistentRecord,
+    **numpy_records.CALLS,
 }
+
+# Names that stand for a type and are never called.
+_TYPES = {"numpy.ndarray", "typing.Any"}
+_TYPES |= {f"builtins.{name}" for name in ("bool", "bytes", "float", "int", "list", "str")}
+
+_OBJECTS = {"dnnlib.tflib.network.Network"}
 
 
 class _Unpickler(pickle.Unpickler):
@@ -301,14 +208,20 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> object:
         full_name = f"{module}.{name}"
         if full_name in _CALLS:
-            return _Call(_CALLS[full_name])
+            return Call(_CALLS[full_name])
         if full_name in ("dnnlib.EasyDict", "dnnlib.util.EasyDict"):
             return EasyDictRecord
         if module == "torch" and name in _DTYPE_NAMES:
             return getattr(torch, name)
-        if module.startswith("torch.nn.modules."):
+        if full_name in _TYPES:
+            return TypeRecord(full_name)
+        if (
+            module.startswith("torch.nn.modules.")
+            or full_name in _OBJECTS
+            or omegaconf_records.is_known(full_name)
+        ):
             body = {"__slots__": (), "class_name": full_name}
-            return _Sealed("ObjectRecord", (ObjectRecord,), body)
+            return Sealed("ObjectRecord", (ObjectRecord,), body)
         raise Refused(f"{full_name[:160]!r}")
 
 
@@ -334,12 +247,12 @@ def _scan(data: bytes, start: int) -> int:
     stream.seek(start)
     for count, (opcode, argument, position) in enumerate(pickletools.genops(stream)):
         if "PUT" in opcode.name and argument > count:
-            raise _damaged(f"memo number {argument} at byte {position}")
+            raise damaged(f"memo number {argument} at byte {position}")
         if opcode.name.startswith("EXT"):
             # The unpickler may answer these from a cache, without asking `find_class`.
-            raise _damaged(f"extension code at byte {position}")
+            raise damaged(f"extension code at byte {position}")
         if opcode.name == "FRAME" and argument > len(data) - position:
-            raise _damaged(f"it ends within a frame of {argument} bytes")
+            raise damaged(f"it ends within a frame of {argument} bytes")
     return stream.tell()
 
 
@@ -354,17 +267,17 @@ def _decode_storage(data: bytes) -> torch.Tensor:
         magic, protocol, system, (kind, dtype, key, _, numel, view), keys = headers
         little_endian = system["little_endian"]
     except _STREAM_ERRORS as error:
-        raise _damaged(f"in a tensor: {error}") from None
+        raise damaged(f"in a tensor: {error}") from None
     if (magic, protocol, little_endian) != (_STORAGE_MAGIC, _STORAGE_PROTOCOL, True):
-        raise _damaged("a tensor in an unknown format")
+        raise damaged("a tensor in an unknown format")
     if kind != "storage" or keys != [key] or view is not None or type(numel) is not int:
-        raise _damaged("a tensor in an unknown format")
+        raise damaged("a tensor in an unknown format")
     if not isinstance(dtype, torch.dtype):
-        raise _damaged("a tensor without dtype")
+        raise damaged("a tensor without dtype")
     count = int.from_bytes(data[position : position + 8], "little")
     raw = memoryview(data)[position + 8 :]
     if count != numel or len(raw) != numel * dtype.itemsize:
-        raise _damaged(f"a tensor claims {numel} elements but holds {len(raw)} bytes")
+        raise damaged(f"a tensor claims {numel} elements but holds {len(raw)} bytes")
     # A bytearray, because torch warns about tensors on read-only memory.
     return torch.frombuffer(bytearray(raw), dtype=dtype) if raw else torch.empty(0, dtype=dtype)
 
@@ -384,11 +297,11 @@ def load(data: bytes) -> Any:
         dnnlib.UserError: The stream is damaged, truncated, or no pickle at all.
     """
     if data[:2] == b"PK":
-        raise _damaged("it is a zip archive")
+        raise damaged("it is a zip archive")
     if data[:256].lstrip()[:1] == b"<":
-        raise _damaged("it looks like a web page")
+        raise damaged("it looks like a web page")
     try:
         _scan(data, 0)
         return _Unpickler(io.BytesIO(data)).load()
     except _STREAM_ERRORS as error:
-        raise _damaged(error) from None
+        raise damaged(error) from None

@@ -6,9 +6,11 @@ return the object, or None if the record is not theirs. The importer of our own 
 
 from __future__ import annotations
 
+import importlib
 import io
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,19 +18,23 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 import dnnlib
-from torch_utils import persistence
-from torch_utils.safe_pickle import (
+from torch_utils import omegaconf_records, persistence
+from torch_utils.pickle_records import (
     EasyDictRecord,
     ObjectRecord,
     PersistentRecord,
+    Record,
     Refused,
-    TensorRecord,
 )
+from torch_utils.safe_pickle import ArrayRecord, TensorRecord
 
 Convert = Callable[[Any], Any]
 Importer = Callable[[PersistentRecord, Convert], object | None]
 
+ObjectImporter = Callable[[ObjectRecord, Convert], object]
+
 _importers: list[Importer] = []
+_object_importers: dict[str, ObjectImporter] = {}
 
 _FACTORIES = frozenset(
     (
@@ -48,6 +54,12 @@ _FACTORIES = frozenset(
     )
 )
 _SPARE_BYTES = 64 << 20
+_LAYER_BYTES = 4 << 10
+_MAX_VALUES = 100_000
+_MAX_INTEGER = 1 << 22
+
+# Importers of files that other programs wrote; they are loaded when a file needs one.
+_IMPORTER_MODULES = ("networks.foreign",)
 
 
 def importer(function: Importer) -> Importer:
@@ -60,6 +72,20 @@ def importer(function: Importer) -> Importer:
     """
     _importers.append(function)
     return function
+
+
+def object_importer(class_name: str) -> Callable[[ObjectImporter], ObjectImporter]:
+    """Decorator: as `importer`, for plain objects of one class.
+
+    Args:
+        class_name: Full name of the class; `safe_pickle` has to allow it.
+    """
+
+    def add(function: ObjectImporter) -> ObjectImporter:
+        _object_importers[class_name] = function
+        return function
+
+    return add
 
 
 def to_objects(tree: Any) -> Any:
@@ -134,15 +160,41 @@ class _Converter:
         if isinstance(value, PersistentRecord):
             return self._import(value)
         if isinstance(value, ObjectRecord):
-            raise Refused(f"an object of class {value.class_name!r}")
+            return self._import_object(value)
+        if isinstance(value, ArrayRecord):
+            return value.build()
+        if isinstance(value, Record):
+            raise Refused(f"a {type(value).__name__} on its own")
         return value
 
+    def _import_object(self, record: ObjectRecord) -> object:
+        if record.class_name in omegaconf_records.CONTAINERS:
+            return omegaconf_records.to_plain(record)
+        if record.class_name not in _object_importers:
+            _load_importers()
+        if record.class_name in _object_importers:
+            return _object_importers[record.class_name](record, self.convert)
+        raise Refused(f"an object of class {record.class_name!r}")
+
     def _import(self, record: PersistentRecord) -> object:
-        for function in _importers:
+        for function in _all_importers():
             result = function(record, self.convert)
             if result is not None:
                 return result
         raise Refused(f"the class {record.class_name[:80]!r} with source code of its own")
+
+
+def _load_importers() -> None:
+    for name in _IMPORTER_MODULES:
+        importlib.import_module(name)
+
+
+def _all_importers() -> Iterator[Importer]:
+    """The importers known so far, then those of other programs' files."""
+    known = len(_importers)
+    yield from _importers[:known]
+    _load_importers()
+    yield from _importers[known:]
 
 
 def _dict(value: object) -> dict[str, Any]:
@@ -151,29 +203,77 @@ def _dict(value: object) -> dict[str, Any]:
     return value
 
 
-def _module_state(
-    record: PersistentRecord | ObjectRecord, prefix: str = ""
-) -> tuple[dict[str, TensorRecord], dict[str, bool]]:
-    """Lists the tensors and the training flags of a module record by dotted names."""
-    state = _dict(record.state)
-    tensors = {}
-    training = {prefix.rstrip("."): bool(state.get("training", True))}
-    for group in ("_parameters", "_buffers"):
-        for name, tensor in _dict(state.get(group, {})).items():
-            if tensor is None:
+@dataclass(frozen=True)
+class ModuleState:
+    """What a file says about a module and all modules in it, by dotted names.
+
+    Attributes:
+        tensors: Parameters and buffers.
+        training: Training flags, "" = the module itself.
+    """
+
+    tensors: dict[str, TensorRecord]
+    training: dict[str, bool]
+
+    @classmethod
+    def of(cls, record: PersistentRecord | ObjectRecord) -> ModuleState:
+        """Collects it from the record of a module.
+
+        Raises:
+            dnnlib.UserError: The record is not one of a module.
+        """
+        state = cls({}, {})
+        try:
+            state._add(record, "")
+        except RecursionError:
+            raise dnnlib.UserError("the file is damaged: modules are nested too deeply") from None
+        return state
+
+    @property
+    def nbytes_stored(self) -> int:
+        """Bytes that the file spends on the tensors."""
+        return sum(tensor.nbytes_stored for tensor in self.tensors.values())
+
+    def fill(self, module: nn.Module, optional: tuple[str, ...] = ()) -> None:
+        """Copies the tensors and flags into a module of the same structure.
+
+        Args:
+            module: Freshly built.
+            optional: Last parts of the names of tensors that the file may lack, or have although
+                `module` does not.
+
+        Raises:
+            persistence.Mismatch: The structure is another.
+            dnnlib.UserError: A tensor is damaged.
+        """
+        here = module.state_dict()
+        tensors = {
+            name: tensor.build()
+            for name, tensor in self.tensors.items()
+            if name in here or name.rpartition(".")[2] not in optional
+        }
+        for name, tensor in here.items():
+            if name.rpartition(".")[2] in optional:
+                tensors.setdefault(name, tensor)
+        requires_grad = {name: tensor.requires_grad for name, tensor in self.tensors.items()}
+        persistence.fill_module(module, tensors, requires_grad, self.training)
+
+    def _add(self, record: PersistentRecord | ObjectRecord, prefix: str) -> None:
+        state = _dict(record.state)
+        self.training[prefix.rstrip(".")] = bool(state.get("training", True))
+        for group in ("_parameters", "_buffers"):
+            for name, tensor in _dict(state.get(group, {})).items():
+                if tensor is None:
+                    continue
+                if not isinstance(tensor, TensorRecord):
+                    raise dnnlib.UserError(f"the file is damaged: {prefix}{name} is not a tensor")
+                self.tensors[prefix + name] = tensor
+        for name, child in _dict(state.get("_modules", {})).items():
+            if child is None:
                 continue
-            if not isinstance(tensor, TensorRecord):
-                raise dnnlib.UserError(f"the file is damaged: {prefix}{name} is not a tensor")
-            tensors[prefix + name] = tensor
-    for name, child in _dict(state.get("_modules", {})).items():
-        if child is None:
-            continue
-        if not isinstance(child, (PersistentRecord, ObjectRecord)):
-            raise dnnlib.UserError(f"the file is damaged: {prefix}{name} is not a module")
-        child_tensors, child_training = _module_state(child, f"{prefix}{name}.")
-        tensors.update(child_tensors)
-        training.update(child_training)
-    return tensors, training
+            if not isinstance(child, (PersistentRecord, ObjectRecord)):
+                raise dnnlib.UserError(f"the file is damaged: {prefix}{name} is not a module")
+            self._add(child, f"{prefix}{name}.")
 
 
 class _AllocationLimit(TorchFunctionMode):
@@ -194,12 +294,70 @@ class _AllocationLimit(TorchFunctionMode):
         if func in _FACTORIES:
             options = {k: v for k, v in kwargs.items() if k not in ("generator", "pin_memory")}
             planned = func(*args, **{**options, "device": "meta"})
-            self._left_bytes -= planned.numel() * planned.element_size()
+            # A tensor costs its layer's Python objects even if it is empty.
+            self._left_bytes -= planned.numel() * planned.element_size() + _LAYER_BYTES
             if self._left_bytes < 0:
                 raise dnnlib.UserError(
                     "the file is damaged: its network would be far larger than its tensors"
                 )
         return func(*args, **kwargs)
+
+
+def check_plain(value: Any) -> None:
+    """Refuses values that would cost far more than the bytes that the file spends on them.
+
+    Lists in lists may share their contents, so that copying them would never end.
+
+    Args:
+        value: Constructor arguments or the like, from a file.
+
+    Raises:
+        dnnlib.UserError: More than 100000 values, shared ones counted every time, or an integer
+            above 4194304, which no size in a network reaches.
+    """
+    left = _MAX_VALUES
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        left -= 1
+        if left < 0:
+            raise dnnlib.UserError(f"the file is damaged: more than {_MAX_VALUES} arguments")
+        if isinstance(item, dict):
+            waiting += [*item.keys(), *item.values()]
+        elif isinstance(item, (list, tuple, set, frozenset)):
+            waiting += item
+        elif isinstance(item, int) and abs(item) > _MAX_INTEGER:
+            raise dnnlib.UserError("the file is damaged: an argument is an enormous number")
+
+
+def construct(cls: type, args: Any, kwargs: Any, nbytes_stored: int) -> Any:
+    """Calls the constructor of one of our own classes with arguments from a file.
+
+    The random initial weights are meant to be replaced; the caller's random numbers stay as they
+    would have been.
+
+    Args:
+        cls: The class.
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+        nbytes_stored: Bytes that the file spends on tensors; much larger objects are refused.
+
+    Raises:
+        dnnlib.UserError: The arguments do not fit the class, or ask for too much.
+    """
+    if not isinstance(args, (tuple, list)):
+        raise dnnlib.UserError("the file is damaged: a network without constructor arguments")
+    check_plain([args, _dict(kwargs)])
+    try:
+        limit = _AllocationLimit(4 * nbytes_stored + _SPARE_BYTES)
+        with torch.random.fork_rng(devices=[]), limit:
+            return cls(*args, **kwargs)
+    except dnnlib.UserError:
+        raise
+    except Exception as error:
+        raise dnnlib.UserError(
+            f"the file's {cls.__name__} cannot be built: {_describe(error)}"
+        ) from error
 
 
 @importer
@@ -210,27 +368,8 @@ def _import_own(record: PersistentRecord, convert: Convert) -> object | None:
     cls = persistence.own_class(record.class_name)
     args = convert(record.state.get("_init_args"))
     kwargs = convert(record.state.get("_init_kwargs"))
-    try:
-        tensors, training = _module_state(record)
-    except RecursionError:
-        raise dnnlib.UserError("the file is damaged: modules are nested too deeply") from None
-    limit_bytes = 4 * sum(tensor.nbytes_stored for tensor in tensors.values()) + _SPARE_BYTES
-    try:
-        # The random initial weights are replaced at once; the caller's random numbers stay as
-        # they would have been.
-        with torch.random.fork_rng(devices=[]), _AllocationLimit(limit_bytes):
-            obj = cls(*args, **kwargs)
-    except dnnlib.UserError:
-        raise
-    except Exception as error:
-        raise dnnlib.UserError(
-            f"the file's {record.class_name} cannot be built: {_describe(error)}"
-        ) from error
+    state = ModuleState.of(record)
+    obj = construct(cls, args, kwargs, state.nbytes_stored)
     if isinstance(obj, nn.Module):
-        persistence.fill_module(
-            obj,
-            {name: tensor.build() for name, tensor in tensors.items()},
-            {name: tensor.requires_grad for name, tensor in tensors.items()},
-            training,
-        )
+        state.fill(obj)
     return obj

@@ -228,6 +228,9 @@ def watch() -> Watch:
     persistence.read(pickle.dumps("text", 0))
     with pytest.raises(dnnlib.UserError, match="does not have"):
         persistence.own_class("Unknown")
+    unknown = Reduces(persistence._reconstruct_persistent_obj, _meta("", "Unknown"))
+    with pytest.raises(dnnlib.UserError, match="source code of its own"):
+        persistence.read(pickle.dumps(unknown))
     return Watch()
 
 
