@@ -15,7 +15,7 @@ from dnnlib.cache import make_cache_dir_path
 from dnnlib.errors import FileError, MissingFileError
 from dnnlib.files import atomic_path
 
-_TIMEOUT_SEC = 60
+_TIMEOUT_SEC = (10, 60)  # to connect: a dead network shall not cost minutes; to answer
 _MAX_NAME = 128
 # Google Drive answers with a small page of this title instead of the file.
 _DRIVE_TITLE = re.compile(rb"<title>\s*Google Drive - ([^<]*?)\s*</title>", re.IGNORECASE)

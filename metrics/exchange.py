@@ -18,10 +18,46 @@ from dnnlib import UserError
 from torch_utils import distributed
 
 
+class OtherProcessFailed(RuntimeError):
+    """Another process left the common computation with an error; it knows which."""
+
+
+@contextlib.contextmanager
+def together(num_gpus: int) -> Iterator[None]:
+    """Make an error of one process an error of all, so that none waits for ever.
+
+    Inside the block processes may only talk by way of this module: every exchange begins with the
+    question whether all are still there, which a process that fails answers for the last time.
+
+    Raises:
+        OtherProcessFailed: In the processes that did not fail, at their next exchange or at the
+            end of the block.
+    """
+    try:
+        yield
+    except OtherProcessFailed:
+        raise
+    except BaseException:
+        _check_in(num_gpus, failed=True)
+        raise
+    _check_in(num_gpus)
+
+
+def _check_in(num_gpus: int, failed: bool = False) -> None:
+    """Tell the others that this process is there; outside of `together` it always is."""
+    if num_gpus == 1:
+        return
+    flag = torch.tensor(float(failed), device=_exchange_device())
+    torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
+    if flag.item() and not failed:
+        raise OtherProcessFailed("another process failed")
+
+
 def broadcast_object(value: Any, num_gpus: int) -> Any:
     """Return rank 0's value, which must be small and picklable."""
     if num_gpus == 1:
         return value
+    _check_in(num_gpus)
     box = [value]
     torch.distributed.broadcast_object_list(box, src=0, device=_exchange_device())
     return box[0]
@@ -81,6 +117,7 @@ def interleave(x: torch.Tensor, num_gpus: int) -> torch.Tensor:
     """
     if num_gpus == 1:
         return x
+    _check_in(num_gpus)
     # gloo reads the memory of the CPU.
     local = x.detach().contiguous().to(_exchange_device())
     parts = [torch.empty_like(local) for _ in range(num_gpus)]
