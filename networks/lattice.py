@@ -3,12 +3,14 @@
 Everything here is integer arithmetic on numpy arrays, so that 0.1 means one tenth and the cell
 of a point never depends on rounding. Conventions: x right, y down, the unit square is the whole
 image. Cell i of a lattice with R cells along an axis covers [i/R, (i+1)/R) and has its sample
-point at (2i+1)/(2R); cells continue by index outside the square (i < 0 and i >= R).
+point at (i + o)/R, o = 1/2 for the presets of this project; cells continue by index outside the
+square (i < 0 and i >= R). `Sampling` says how the lattices of one generator lie.
 """
 
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -27,17 +29,48 @@ def snap(value: int | float | Fraction) -> Fraction:
     """Turns a coordinate into the fraction it stands for.
 
     Args:
-        value: An int or Fraction (taken exactly) or a float (nearest fraction with a
-            denominator of at most 2**20, so that 0.1 becomes 1/10).
+        value: An integer of any kind or a Fraction (taken exactly) or a float (nearest fraction
+            with a denominator of at most 2**20, so that 0.1 becomes 1/10).
 
     Raises:
+        TypeError: If the value is no real number.
         ValueError: If the value is not finite.
     """
-    if isinstance(value, (int, Fraction)):
-        return Fraction(value)
-    if not np.isfinite(value):
+    if isinstance(value, Fraction):
+        return value
+    if hasattr(value, "__index__"):
+        return Fraction(operator.index(value))
+    if isinstance(value, str) or not hasattr(value, "__float__"):
+        raise TypeError(f"a coordinate must be a real number, got {value!r}")
+    value = float(value)
+    if not math.isfinite(value):
         raise ValueError(f"a coordinate must be finite, got {value}")
-    return Fraction(float(value)).limit_denominator(_SNAP_DENOMINATOR)
+    return Fraction(value).limit_denominator(_SNAP_DENOMINATOR)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the lattices of a generator lie over the image and read each other.
+
+    Attributes:
+        upsampling: "nearest": a point reads the cell that contains it. "bilinear": it reads the
+            two cells whose sample points surround it.
+        offset: o, between 0 and 1: cell i of R has its sample point at (i + o)/R, and grids of
+            output samples lie the same way in their region.
+        align_corners: Bilinear with o = 0 only: the first and the last cell of all lattices lie
+            over each other, so that cell i of R reads position i (r - 1)/(R - 1) of a lattice of
+            r cells (the published INR-GAN's rule) instead of the position of its sample point.
+    """
+
+    upsampling: str
+    offset: Fraction = Fraction(1, 2)
+    align_corners: bool = False
+
+    def __post_init__(self) -> None:
+        if self.upsampling not in ("nearest", "bilinear"):
+            raise ValueError(f"upsampling must be 'nearest' or 'bilinear', got {self.upsampling!r}")
+        if self.align_corners and (self.upsampling != "bilinear" or self.offset != 0):
+            raise ValueError("align_corners needs bilinear upsampling and an offset of 0")
 
 
 @dataclass(frozen=True)
@@ -74,12 +107,21 @@ class Taps:
         doubling: Where both the cells and the points are consecutive cells of lattices R and 2R
             (the case of training): how many fine cells lie between the left end of the first
             coarse cell and the first point. None otherwise.
+        aligned: Whether the points are all cells of one lattice and read all cells of another,
+            corners over corners (training with `Sampling.align_corners`).
     """
 
     index: np.ndarray
     weight: np.ndarray
     num_cells: int
-    doubling: int | None
+    doubling: int | None = None
+    aligned: bool = False
+
+    def is_identity(self) -> bool:
+        """Whether point j reads cell j and nothing else, for all cells."""
+        return self.index.shape == (self.num_cells, 1) and np.array_equal(
+            self.index[:, 0], np.arange(self.num_cells)
+        )
 
 
 @dataclass(frozen=True)
@@ -89,18 +131,23 @@ class AxisLevel:
     Attributes:
         points: float64 [n], sample points in units of the image side (0..1 inside the square).
         taps: None for the first block.
+        lookup: How the points read a table of the block that has one entry per cell of its
+            lattice at training size; None if the plan was made without tables.
     """
 
     points: np.ndarray
     taps: Taps | None
+    lookup: Taps | None = None
 
 
-def grid_points(start: Fraction, stop: Fraction, count: int) -> Points:
-    """Sample points start + (j + 1/2) (stop - start) / count, j = 0..count-1, of a grid axis."""
+def grid_points(
+    start: Fraction, stop: Fraction, count: int, offset: Fraction = Fraction(1, 2)
+) -> Points:
+    """Sample points start + (j + offset) (stop - start) / count, j = 0..count-1, of a grid axis."""
     if count < 1:
         raise ValueError(f"a grid needs at least 1 sample per axis, got {count}")
     step = (stop - start) / count
-    first = start + step / 2
+    first = start + step * offset
     denominator = _lcm(first.denominator, step.denominator)
     a = first.numerator * (denominator // first.denominator)
     b = step.numerator * (denominator // step.denominator)
@@ -108,40 +155,67 @@ def grid_points(start: Fraction, stop: Fraction, count: int) -> Points:
     return Points(a + b * index, denominator)
 
 
-def cell_points(cells: np.ndarray, num_cells: int) -> Points:
-    """Sample points (2i+1)/(2R) of cells i of a lattice with R = num_cells cells."""
-    return Points(2 * cells + 1, 2 * num_cells)
+def cell_points(cells: np.ndarray, num_cells: int, offset: Fraction = Fraction(1, 2)) -> Points:
+    """Sample points (i + offset)/R of cells i of a lattice with R = num_cells cells."""
+    return Points(cells * offset.denominator + offset.numerator, num_cells * offset.denominator)
 
 
-def cell_taps(points: Points, num_cells: int, upsampling: str) -> tuple[np.ndarray, np.ndarray]:
+def cell_taps(
+    points: Points, num_cells: int, sampling: Sampling, above: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Finds the cells of a lattice that each point reads, and their weights.
 
     nearest: the cell floor(p R) that contains the point. bilinear: the two cells around the
-    lattice position p R - 1/2 (half-pixel centres), without clamping at the border.
+    lattice position p R - o, or p R' (R - 1)/(R' - 1) with aligned corners, without clamping at
+    the border.
 
     Args:
         points: n sample points.
         num_cells: Cells R of the lattice along this axis.
-        upsampling: "nearest" or "bilinear".
+        sampling: How lattices read each other.
+        above: Cells R' of the lattice that the points belong to; needed for aligned corners.
 
     Returns:
         cells int64 [n, T] and weights float64 [n, T], T = 1 or 2.
     """
-    numerators = _roomy_numerators(points, num_cells)
-    if upsampling == "nearest":
-        cells = (numerators * num_cells) // points.denominator
-        return cells.astype(np.int64)[:, None], np.ones((len(points), 1))
-    if upsampling != "bilinear":
-        raise ValueError(f"upsampling must be 'nearest' or 'bilinear', got {upsampling!r}")
-    denominator = 2 * points.denominator
-    position = 2 * numerators * num_cells - points.denominator
+    if sampling.upsampling == "nearest":
+        position, denominator = _positions(points, Fraction(num_cells), Fraction(0))
+        return (position // denominator).astype(np.int64)[:, None], np.ones((len(points), 1))
+    scale = Fraction(num_cells)
+    if sampling.align_corners:
+        # A lattice of a single cell has no second corner; all lie over it.
+        scale = Fraction(above * (num_cells - 1), above - 1) if above > 1 else Fraction(1)
+    position, denominator = _positions(points, scale, sampling.offset)
     cells = position // denominator
     right = _exact_quotient(position - cells * denominator, denominator)
     cells = cells.astype(np.int64)
     return np.stack([cells, cells + 1], axis=1), np.stack([1 - right, right], axis=1)
 
 
-def axis_levels(points: Points, lattices: Sequence[int], upsampling: str) -> list[AxisLevel]:
+def table_taps(points: Points, num_entries: int, sampling: Sampling) -> Taps:
+    """How points read a table with one entry per cell of a lattice, clamped at the edge.
+
+    nearest: the entry of the cell that contains the point; bilinear: between the entries around
+    position p R - o (aligned corners only concern what lattices read of each other).
+
+    Args:
+        points: n sample points.
+        num_entries: Entries R of the table along this axis.
+        sampling: See `Sampling`.
+    """
+    direct = Sampling(sampling.upsampling, sampling.offset)
+    cells, weight = cell_taps(points, num_entries, direct)
+    if not weight[:, 1:].any():
+        cells, weight = cells[:, :1], weight[:, :1]
+    return Taps(cells.clip(0, num_entries - 1), weight, num_entries)
+
+
+def axis_levels(
+    points: Points,
+    lattices: Sequence[int],
+    sampling: Sampling,
+    tables: Sequence[int] | None = None,
+) -> list[AxisLevel]:
     """Plans one axis of an evaluation: which cells of each block are needed, from the top down.
 
     The last block is a function of the points themselves; each block below is evaluated at
@@ -149,35 +223,47 @@ def axis_levels(points: Points, lattices: Sequence[int], upsampling: str) -> lis
 
     Args:
         points: Sample points of the output along this axis.
-        lattices: Cells per axis of every block, coarse to fine; the last entry is not used
-            (the last block lives on the points).
-        upsampling: "nearest" or "bilinear".
+        lattices: Cells per axis of every block, coarse to fine. The last block lives on the
+            points; its entry only matters for aligned corners.
+        sampling: How the lattices read each other.
+        tables: Entries per axis of every block's tables; None = no tables.
 
     Returns:
         One AxisLevel per block, coarse to fine.
     """
     levels: list[AxisLevel] = []
     above = lattices[-1]  # cells per axis of the block whose points are being placed
-    fine = _as_cells(points, above)
-    for num_cells in reversed(list(lattices)[:-1]):
-        cells, weight = cell_taps(points, num_cells, upsampling)
-        if upsampling == "bilinear":
-            # A point exactly on a cell centre does not need the second cell.
+    fine = _as_cells(points, above, sampling.offset)
+    for level in reversed(range(len(lattices))):
+        lookup = None if tables is None else table_taps(points, tables[level], sampling)
+        if level == 0:
+            levels.append(AxisLevel(points.values(), None, lookup))
+            break
+        num_cells = lattices[level - 1]
+        cells, weight = cell_taps(points, num_cells, sampling, above)
+        if sampling.upsampling == "bilinear":
+            # A point exactly on a cell's sample point does not need the second cell.
             cells[:, 1] = np.where(weight[:, 1] == 0, cells[:, 0], cells[:, 1])
         needed, index = np.unique(cells, return_inverse=True)
         index = index.reshape(cells.shape)
-        doubling = _doubling_offset(needed, fine) if above == 2 * num_cells else None
-        levels.append(AxisLevel(points.values(), Taps(index, weight, len(needed), doubling)))
-        points, above, fine = cell_points(needed, num_cells), num_cells, needed
-    levels.append(AxisLevel(points.values(), None))
+        if sampling.align_corners:
+            aligned = _is_all_cells(needed, num_cells) and _is_all_cells(fine, above)
+            taps = Taps(index, weight, len(needed), None, aligned)
+        else:
+            doubling = _doubling_offset(needed, fine) if above == 2 * num_cells else None
+            taps = Taps(index, weight, len(needed), doubling)
+        levels.append(AxisLevel(points.values(), taps, lookup))
+        points, above, fine = cell_points(needed, num_cells, sampling.offset), num_cells, needed
     return levels[::-1]
 
 
 @lru_cache(maxsize=16)
-def unit_square_levels(lattices: tuple[int, ...], upsampling: str) -> tuple[AxisLevel, ...]:
+def unit_square_levels(
+    lattices: tuple[int, ...], sampling: Sampling, has_tables: bool = False
+) -> tuple[AxisLevel, ...]:
     """The plan of one axis of the training grid (a pure function of the geometry, so cached)."""
-    points = grid_points(Fraction(0), Fraction(1), lattices[-1])
-    return tuple(axis_levels(points, lattices, upsampling))
+    points = grid_points(Fraction(0), Fraction(1), lattices[-1], sampling.offset)
+    return tuple(axis_levels(points, lattices, sampling, lattices if has_tables else None))
 
 
 def scaled_lattices(lattices: Sequence[int], samples_per_unit: Fraction) -> list[int]:
@@ -191,18 +277,26 @@ def scaled_lattices(lattices: Sequence[int], samples_per_unit: Fraction) -> list
     return [max(1, round(scale * num_cells)) for num_cells in lattices]
 
 
-def _as_cells(points: Points, num_cells: int) -> np.ndarray | None:
-    """The cells whose sample points these are, or None if they are not all cell centres."""
-    doubled = 2 * _roomy_numerators(points, num_cells) * num_cells - points.denominator
-    cells = doubled // (2 * points.denominator)
-    is_exact = np.array_equal(doubled, cells * (2 * points.denominator))
+def _as_cells(points: Points, num_cells: int, offset: Fraction) -> np.ndarray | None:
+    """The cells whose sample points these are, or None if they are not all sample points."""
+    position, denominator = _positions(points, Fraction(num_cells), offset)
+    cells = position // denominator
+    is_exact = np.array_equal(position, cells * denominator)
     return cells.astype(np.int64) if is_exact else None
 
 
-def _roomy_numerators(points: Points, num_cells: int) -> np.ndarray:
-    """The numerators in a type that holds positions on a lattice of num_cells cells."""
-    magnitude = int(np.max(np.abs(points.numerators))) * 2 * num_cells + 2 * points.denominator
-    return points.numerators.astype(_integer_type(magnitude))
+def _positions(points: Points, scale: Fraction, offset: Fraction) -> tuple[np.ndarray, int]:
+    """p * scale - offset as numerators over one denominator, in a type that holds them."""
+    factor = scale.numerator * offset.denominator
+    shift = offset.numerator * scale.denominator * points.denominator
+    denominator = points.denominator * scale.denominator * offset.denominator
+    magnitude = int(np.max(np.abs(points.numerators))) * factor + shift + denominator
+    numerators = points.numerators.astype(_integer_type(magnitude))
+    return numerators * factor - shift, denominator
+
+
+def _is_all_cells(cells: np.ndarray | None, num_cells: int) -> bool:
+    return cells is not None and np.array_equal(cells, np.arange(num_cells))
 
 
 def _doubling_offset(coarse: np.ndarray, fine: np.ndarray | None) -> int | None:

@@ -42,6 +42,7 @@ _ALLOWED_PACKAGES = {
     "itertools",
     "math",
     "numpy",
+    "operator",
     "torch",
     "typing",
 }

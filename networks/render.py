@@ -1,11 +1,11 @@
 """Evaluates any region of a continuous image at any size, tile by tile.
 
-Works for every synthesis network that offers `img_shape`, `upsampling`, `lattices()`,
-`live_channels(n)`, `compose(ws)` and `evaluate(theta, rows, cols)`; knows nothing else about it.
+Works for every `ContinuousSynthesis`; knows nothing else about the network.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -17,10 +17,12 @@ from networks.lattice import (
     UNIT_SQUARE,
     AxisLevel,
     Points,
+    Sampling,
     axis_levels,
     grid_points,
     scaled_lattices,
     snap,
+    unit_square_levels,
 )
 
 # Activations alive at once while a tile goes through a layer: input, product, sum, output.
@@ -41,6 +43,77 @@ class RenderTile(NamedTuple):
     pixels: Tensor
 
 
+class ContinuousSynthesis(nn.Module):
+    """What all continuous synthesis networks have in common: drawing, once their parts exist.
+
+    A subclass has the attributes `img_shape` (C, H, W) and `block_resolutions` (one block
+    `b{resolution}` each) and defines
+
+    * `sampling`: how its lattices lie (a property: snapshots hold plain values only);
+    * `lattices()`: cells of every level at training size, vertically and horizontally;
+    * `live_channels(n)`: channels alive at once per level if n activations of a layer are;
+    * `compose(ws)`: theta, the weights for a batch of images;
+    * `evaluate(theta, rows, cols, force_fp32, dtype)`: F on a product grid, [N, C, H, W].
+    """
+
+    img_shape: tuple[int, int, int]
+    block_resolutions: list[int]
+
+    has_tables = False
+    """Whether blocks read tables with one entry per cell of their lattice at training size."""
+
+    def blocks(self) -> list[Any]:
+        """The blocks, coarse to fine."""
+        return [getattr(self, f"b{resolution}") for resolution in self.block_resolutions]
+
+    def training_levels(self) -> tuple[tuple[AxisLevel, ...], tuple[AxisLevel, ...]]:
+        """The plans of the training grid: vertical axis and horizontal axis."""
+        heights, widths = self.lattices()
+        rows = unit_square_levels(tuple(heights), self.sampling, self.has_tables)
+        return rows, unit_square_levels(tuple(widths), self.sampling, self.has_tables)
+
+    def measure(
+        self, theta: Any, tile_budget: int, force_fp32: bool, dtype: torch.dtype | None
+    ) -> Any:
+        """Completes theta by constants that depend on the whole training grid; here: none."""
+        return theta
+
+    def forward(
+        self,
+        ws: Tensor,
+        noise_mode: str = "random",
+        force_fp32: bool = False,
+        fused_modconv: bool | None = None,
+        update_emas: bool = False,
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        """Renders the unit square at training size.
+
+        Args:
+            ws: [N, num_ws, w_dim].
+            noise_mode, fused_modconv, update_emas: Accepted for StyleGAN2's callers, no meaning.
+            force_fp32: Run every block in float32; wins over `dtype`.
+            dtype: Precision of the blocks; None = each block's own.
+
+        Returns:
+            Image [N, C, H, W], float32, about [-1, 1].
+        """
+        return self.evaluate(self.compose(ws), *self.training_levels(), force_fp32, dtype)
+
+    def render(
+        self,
+        ws: Tensor,
+        region: Sequence[int | float | Fraction] = UNIT_SQUARE,
+        size: int | tuple[int, int] | None = None,
+        lod: str = "fixed",
+        tile_budget: int = 2**28,
+        force_fp32: bool = False,
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        """Renders any region of the image at any size. See `networks.render.render_image`."""
+        return render_image(self, ws, region, size, lod, tile_budget, force_fp32, dtype)
+
+
 def render_image(
     synthesis: nn.Module,
     ws: Tensor,
@@ -51,7 +124,9 @@ def render_image(
     force_fp32: bool = False,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Samples F at H x W pixel centres of a region: p = (x0 + (j + 1/2) (x1 - x0) / W, ...).
+    """Samples F at H x W points of a region: p = (x0 + (j + o) (x1 - x0) / W, ...).
+
+    o = 1/2 (pixel centres) for this project's own presets, 0 for the published ones.
 
     Args:
         synthesis: A continuous synthesis network.
@@ -61,6 +136,7 @@ def render_image(
         size: (H, W) of the output, or one int for both; None = training size.
         lod: "fixed" samples the same F whatever the size; "scaled" resizes the pyramid of
             lattices with the sampling rate (the paper's variant: cheaper thumbnails, other cells).
+            Tables stay as they are and are read at the new cells' sample points.
         tile_budget: Bytes of activations that may be alive at once.
         force_fp32: Run every block in float32; wins over `dtype`.
         dtype: Precision of the blocks; None = each block's own.
@@ -70,6 +146,7 @@ def render_image(
 
     Raises:
         ValueError: If the region has no area, the size is not positive or lod is unknown.
+        TypeError: If size or region hold something else than numbers.
     """
     height, width = _render_size(synthesis, size)
     size = height, width
@@ -96,7 +173,8 @@ def render_tiles(
 ) -> Iterator[RenderTile]:
     """Like `render_image`, but yields tiles in row-major order and never holds the picture.
 
-    The weights are composed once. Memory is bounded by `tile_budget` plus one tile.
+    The weights are composed once. Memory is bounded by `tile_budget` plus one tile (and, where
+    constants are measured on the training grid, by what one image of training size takes).
     """
     height, width = _render_size(synthesis, size)
     x0, y0, x1, y1 = _render_region(region)
@@ -106,20 +184,23 @@ def render_tiles(
         widths = scaled_lattices(widths, abs(width / (x1 - x0)))
     elif lod != "fixed":
         raise ValueError(f"lod must be 'fixed' or 'scaled', got {lod!r}")
-    rows, cols = grid_points(y0, y1, height), grid_points(x0, x1, width)
-    theta = synthesis.compose(ws)
+    sampling: Sampling = synthesis.sampling
+    tables = synthesis.lattices() if synthesis.has_tables else (None, None)
+    rows = grid_points(y0, y1, height, sampling.offset)
+    cols = grid_points(x0, x1, width, sampling.offset)
+    theta = synthesis.measure(synthesis.compose(ws), tile_budget, force_fp32, dtype)
 
     def plan(row_slice: Points, col_slice: Points) -> tuple[list[AxisLevel], list[AxisLevel]]:
         return (
-            axis_levels(row_slice, heights, synthesis.upsampling),
-            axis_levels(col_slice, widths, synthesis.upsampling),
+            axis_levels(row_slice, heights, sampling, tables[0]),
+            axis_levels(col_slice, widths, sampling, tables[1]),
         )
 
     tile_height, tile_width = height, width
     while tile_height * tile_width > 1:
         # Every tile reads about as many cells as the first one.
         levels = plan(rows[:tile_height], cols[:tile_width])
-        if _tile_bytes(synthesis, ws.shape[0], *levels) <= tile_budget:
+        if activation_bytes(synthesis, ws.shape[0], *levels) <= tile_budget:
             break
         if tile_height >= tile_width:
             tile_height = -(-tile_height // 2)
@@ -135,10 +216,14 @@ def render_tiles(
 def _render_size(synthesis: Any, size: int | Sequence[int] | None) -> tuple[int, int]:
     if size is None:
         return synthesis.img_shape[1], synthesis.img_shape[2]
-    height, width = (size, size) if isinstance(size, int) else size
+    try:
+        pair = (size, size) if hasattr(size, "__index__") else tuple(size)
+        height, width = (operator.index(side) for side in pair)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"size must be an integer or a pair (H, W), got {size!r}") from error
     if height < 1 or width < 1:
         raise ValueError(f"size must be at least 1 x 1 pixels, got {height} x {width} (H x W)")
-    return int(height), int(width)
+    return height, width
 
 
 def _render_region(region: Sequence[int | float | Fraction]) -> tuple[Fraction, ...]:
@@ -150,10 +235,10 @@ def _render_region(region: Sequence[int | float | Fraction]) -> tuple[Fraction, 
     return x0, y0, x1, y1
 
 
-def _tile_bytes(
+def activation_bytes(
     synthesis: Any, batch: int, rows: Sequence[AxisLevel], cols: Sequence[AxisLevel]
 ) -> int:
-    """Bytes of activations alive at once in the most demanding block of a tile."""
+    """Bytes of activations alive at once in the most demanding level of a tile."""
     return max(
         4 * batch * len(row.points) * len(col.points) * channels
         for row, col, channels in zip(rows, cols, synthesis.live_channels(_LIVE_ACTIVATIONS))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from networks.lattice import (
     Points,
+    Sampling,
     axis_levels,
     cell_points,
     cell_taps,
@@ -54,7 +55,7 @@ def test_huge_denominators_do_not_overflow():
     start, stop = Fraction(1, 2**20 - 1), Fraction(1, 2**20 - 3)
     points = grid_points(start, stop, 16384)
     assert exact(points)[-1] == start + Fraction(32767, 32768) * (stop - start)
-    cells, _ = cell_taps(points, 4096, "bilinear")
+    cells, _ = cell_taps(points, 4096, Sampling("bilinear"))
     assert set(cells.ravel()) == {-1, 0}
     values = points.values()
     assert values.dtype == np.float64 and values[0] == float(exact(points)[0])
@@ -63,7 +64,7 @@ def test_huge_denominators_do_not_overflow():
 @pytest.mark.parametrize("upsampling", ["nearest", "bilinear"])
 def test_deep_zooms_do_not_overflow(upsampling):
     points = grid_points(Fraction(1, 3), Fraction(1, 3) + Fraction(1, 2**70), 4)
-    levels = axis_levels(points, (8, 16, 32), upsampling)
+    levels = axis_levels(points, (8, 16, 32), Sampling(upsampling))
     assert levels[-1].points.tolist() == pytest.approx([1 / 3] * 4)
     # 1/3 lies in cell 10 of 32, cell 5 of 16 and cell 2 of 8.
     assert 5.5 / 16 in levels[1].points and 2.5 / 8 in levels[0].points
@@ -72,7 +73,7 @@ def test_deep_zooms_do_not_overflow(upsampling):
 @given(FRACTIONS, FRACTIONS, st.integers(1, 9), st.integers(1, 300))
 def test_nearest_cell_contains_the_point(start, stop, count, num_cells):
     points = grid_points(start, stop, count)
-    cells, weight = cell_taps(points, num_cells, "nearest")
+    cells, weight = cell_taps(points, num_cells, Sampling("nearest"))
     assert [int(c) for c in cells[:, 0]] == [math.floor(p * num_cells) for p in exact(points)]
     assert np.all(weight == 1)
 
@@ -80,7 +81,7 @@ def test_nearest_cell_contains_the_point(start, stop, count, num_cells):
 @given(FRACTIONS, FRACTIONS, st.integers(1, 9), st.integers(1, 300))
 def test_bilinear_taps_reproduce_linear_functions(start, stop, count, num_cells):
     points = grid_points(start, stop, count)
-    cells, weight = cell_taps(points, num_cells, "bilinear")
+    cells, weight = cell_taps(points, num_cells, Sampling("bilinear"))
     for p, pair, share in zip(exact(points), cells, weight):
         centres = [Fraction(2 * int(c) + 1, 2 * num_cells) for c in pair]
         assert centres[0] <= p <= centres[1]
@@ -91,7 +92,7 @@ def test_bilinear_taps_reproduce_linear_functions(start, stop, count, num_cells)
 
 @pytest.mark.parametrize("upsampling,halo", [("nearest", 0), ("bilinear", 1)])
 def test_training_grid_reads_every_lattice_with_its_halo(upsampling, halo):
-    levels = unit_square_levels((8, 16, 32), upsampling)
+    levels = unit_square_levels((8, 16, 32), Sampling(upsampling))
     assert [len(level.points) for level in levels] == [8 + 2 * halo, 16 + 2 * halo, 32]
     assert [level.taps and level.taps.doubling for level in levels] == [None, halo, 2 * halo]
     assert levels[0].points[0] == (1 - 2 * halo) / 16
@@ -99,15 +100,15 @@ def test_training_grid_reads_every_lattice_with_its_halo(upsampling, halo):
 
 def test_few_samples_read_few_cells():
     points = grid_points(Fraction(0), Fraction(1), 4)
-    nearest = axis_levels(points, (32, 64, 128, 256), "nearest")
+    nearest = axis_levels(points, (32, 64, 128, 256), Sampling("nearest"))
     assert [len(level.points) for level in nearest] == [4, 4, 4, 4]
-    bilinear = axis_levels(points, (32, 64, 128, 256), "bilinear")
+    bilinear = axis_levels(points, (32, 64, 128, 256), Sampling("bilinear"))
     assert [len(level.points) for level in bilinear] == [8, 8, 8, 4]
 
 
 def test_cells_outside_the_square_continue_by_index():
     points = cell_points(np.array([-3, 20]), 16)
-    cells, _ = cell_taps(points, 8, "nearest")
+    cells, _ = cell_taps(points, 8, Sampling("nearest"))
     assert cells[:, 0].tolist() == [-2, 10]
 
 

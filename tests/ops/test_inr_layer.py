@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from networks.fourier import axis_taps
-from networks.lattice import axis_levels, grid_points
+from networks.lattice import Sampling, axis_levels, grid_points
 from ops.inr_layer import AxisTaps, CoordFeatures, inr_layer, lattice_upsample
 
 CPU = torch.device("cpu")
@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 def make_taps(upsampling, lattices, start=0, stop=1, count=None, dtype=torch.float32) -> AxisTaps:
     points = grid_points(Fraction(start), Fraction(stop), count or lattices[-1])
-    taps = axis_taps(axis_levels(points, lattices, upsampling)[-1].taps, CPU)
+    taps = axis_taps(axis_levels(points, lattices, Sampling(upsampling))[-1].taps, CPU)
     return taps._replace(weight=taps.weight.to(dtype))
 
 
