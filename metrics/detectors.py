@@ -218,7 +218,7 @@ def _load_torchscript(name: str, path: str, device: torch.device) -> torch.nn.Mo
         try:
             module = torch.jit.load(path, map_location=device)
         except (RuntimeError, ValueError) as error:
-            first_line = str(error).strip().splitlines()[0]
+            first_line = str(error).strip().splitlines()[0].split(". ")[0]
             raise DetectorUnavailable(
                 f"{path!r}, the detector {name!r}, is no TorchScript file: {first_line}"
             ) from error

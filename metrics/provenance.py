@@ -1,0 +1,80 @@
+"""What a number depends on besides the network: noted with every result."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+from typing import Any
+
+import torch
+from torch import nn
+
+import dnnlib
+from metrics.options import MetricOptions
+
+_DISTRIBUTION = "inr-gan"
+
+
+def collect(opts: MetricOptions) -> dnnlib.EasyDict:
+    """Describe a computation that has ended.
+
+    Returns:
+        detectors ({name: SHA-256}); dataset, dataset_fingerprint, resize_filter, xflip (of the real
+        images) and num_real, if there were any; num_fake; seed; psi (truncation_psi, 1 = none);
+        G_kwargs; dtype (of the generator); tf32 (whether matrix products were allowed to round to
+        10 bits); device; version (of this project); torch.
+    """
+    G_kwargs = {name: _plain(value) for name, value in opts.G_kwargs.items()}
+    return dnnlib.EasyDict(
+        **opts.provenance,
+        seed=opts.seed,
+        psi=G_kwargs.get("truncation_psi", 1),
+        G_kwargs=G_kwargs,
+        dtype=None if opts.G is None else generator_dtype(opts.G, opts.G_kwargs, opts.device),
+        tf32=torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32,
+        device=device_name(opts.device),
+        version=project_version(),
+        torch=torch.__version__,
+    )
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, (int, float, str, bool, type(None))) else repr(value)
+
+
+def generator_dtype(G: nn.Module, G_kwargs: dict[str, Any], device: torch.device) -> str:
+    """Return the precision that a generator computes in, for example "float32" or
+    "float16+float32" if some blocks are in half precision."""
+    dtypes = {str(p.dtype).removeprefix("torch.") for p in G.parameters() if p.is_floating_point()}
+    if G_kwargs.get("force_fp32", False):
+        return "+".join(sorted(dtypes))
+    if G_kwargs.get("dtype") is not None:
+        dtypes.add(str(G_kwargs["dtype"]).removeprefix("torch."))
+    # Blocks in half precision use float32 where there is no CUDA.
+    if device.type == "cuda" and any(getattr(m, "use_fp16", False) for m in G.modules()):
+        dtypes.add("float16")
+    return "+".join(sorted(dtypes))
+
+
+def device_name(device: torch.device) -> str:
+    """Return "cpu", or the name of the GPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def project_version() -> str:
+    """Return the version of this project: of the checkout, else of the installed package."""
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    try:
+        with open(os.path.join(root, "pyproject.toml"), encoding="utf-8") as file:
+            text = file.read()
+        found = re.search(r'^version = "([^"]+)"', text, re.MULTILINE)
+        if found is not None and f'name = "{_DISTRIBUTION}"' in text:
+            return found[1]
+    except OSError:
+        # Installed: there is no such file beside the packages.
+        found = None
+    try:
+        return importlib.metadata.version(_DISTRIBUTION)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
