@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import os
-import re
 from typing import Any
 
 import torch
 from torch import nn
 
 import dnnlib
+from dnnlib.version import project_version
 from metrics.options import MetricOptions
-
-_DISTRIBUTION = "inr-gan"
 
 
 def collect(opts: MetricOptions) -> dnnlib.EasyDict:
@@ -60,21 +56,3 @@ def generator_dtype(G: nn.Module, G_kwargs: dict[str, Any], device: torch.device
 def device_name(device: torch.device) -> str:
     """Return "cpu", or the name of the GPU."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def project_version() -> str:
-    """Return the version of this project: of the checkout, else of the installed package."""
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    try:
-        with open(os.path.join(root, "pyproject.toml"), encoding="utf-8") as file:
-            text = file.read()
-        found = re.search(r'^version = "([^"]+)"', text, re.MULTILINE)
-        if found is not None and f'name = "{_DISTRIBUTION}"' in text:
-            return found[1]
-    except OSError:
-        # Installed: there is no such file beside the packages.
-        found = None
-    try:
-        return importlib.metadata.version(_DISTRIBUTION)
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
