@@ -11,6 +11,7 @@ from networks.discriminator import Discriminator
 from networks.inr import INRSynthesis
 from networks.mapping import MappingNetwork
 from networks.presets import get_preset
+from networks.published import PublishedSynthesis
 from networks.stylegan2 import SynthesisNetwork
 
 
@@ -124,9 +125,10 @@ def build_synthesis(preset: str, **kwargs: Any) -> nn.Module:
                 f"preset {preset} draws squares, not {width}x{height} (width x height); "
                 "inr-gan and inr-gan-bil draw any shape."
             )
-    if found.upsampling is not None:
-        return INRSynthesis(**{"upsampling": found.upsampling, **kwargs})
-    return SynthesisNetwork(**kwargs)
+    if found.upsampling is None:
+        return SynthesisNetwork(**kwargs)
+    network = PublishedSynthesis if found.published else INRSynthesis
+    return network(**{"upsampling": found.upsampling, **kwargs})
 
 
 def build_generator(

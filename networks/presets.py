@@ -18,6 +18,7 @@ class Preset:
         pl_weight: Default weight of path length regularisation; None = StyleGAN2's (from --cfg).
         style_mixing_prob: Default probability of style mixing; None = StyleGAN2's (from --cfg).
         fp32: Whether the generator trains in float32 unless mixed precision is asked for.
+        published: Whether it is the published INR-GAN code's network, by names and numbers.
         any_shape: Whether it draws any H x W; else only squares with a power of two as side.
     """
 
@@ -28,10 +29,11 @@ class Preset:
     pl_weight: float | None = None
     style_mixing_prob: float | None = None
     fp32: bool = False
+    published: bool = False
     any_shape: bool = False
 
 
-def _inr_preset(name: str, upsampling: str, description: str) -> Preset:
+def _inr_preset(name: str, upsampling: str, description: str, published: bool = False) -> Preset:
     return Preset(
         name=name,
         description=description,
@@ -40,7 +42,8 @@ def _inr_preset(name: str, upsampling: str, description: str) -> Preset:
         pl_weight=0.0,
         style_mixing_prob=0.0,
         fp32=True,
-        any_shape=True,
+        published=published,
+        any_shape=not published,
     )
 
 
@@ -56,6 +59,18 @@ PRESETS: dict[str, Preset] = {
             "inr-gan",
             "nearest",
             "continuous image, blocks read the nearest cell of the lattice below",
+        ),
+        _inr_preset(
+            "inr-gan-bil-published",
+            "bilinear",
+            "the published INR-GAN (inr-gan-bil.yml): bilinear, instance norm, per-pixel tables",
+            published=True,
+        ),
+        _inr_preset(
+            "inr-gan-published",
+            "nearest",
+            "the published INR-GAN (inr-gan.yml): nearest, per-pixel tables",
+            published=True,
         ),
         Preset(
             name="stylegan2",

@@ -19,6 +19,9 @@ from networks import (
     mapping,
     minibatch_std,
     portable,
+    published,
+    published_block,
+    published_fields,
     render,
     stylegan2,
 )
@@ -45,5 +48,17 @@ def module_classes(module: ModuleType) -> list[type[nn.Module]]:
     ]
 
 
-for _module in (layers, mapping, minibatch_std, discriminator, stylegan2, render, inr, generator):
+for _module in (
+    layers,
+    mapping,
+    minibatch_std,
+    discriminator,
+    stylegan2,
+    render,
+    inr,
+    published_fields,
+    published_block,
+    published,
+    generator,
+):
     persistence.register(module_classes(_module), source=portable.source, module=_module.__name__)
