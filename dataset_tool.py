@@ -29,8 +29,10 @@ Labels are taken from dataset.json at the root of a folder or archive:
 DEST ending in .zip becomes an uncompressed archive, anything else a folder, which must be new or
 empty. It appears when it is complete, and not at all if anything goes wrong.
 
-Pictures may come out in any size, but must all be equal. --generator=stylegan2 needs squares with
-a power of two as side.
+Pictures may come out in any size, but must all be equal. The generators inr-gan and inr-gan-bil
+train on heights and widths of which both can be halved until the shorter one has 4 to 7 pixels
+(96x64, 1280x768, ...); --transform=pad makes such pictures. All others need squares with a power of
+two as side.
 """
 
 
@@ -51,8 +53,10 @@ a power of two as side.
 )
 @click.option(
     "--transform",
-    help="Cropping before resizing: to the aspect of the result, or 'wide' with black bars",
-    type=click.Choice(["center-crop", "center-crop-wide"]),
+    help="Cropping before resizing: to the aspect of the result, or 'wide' with black bars. 'pad': "
+    "no cropping, black (with alpha: transparent) borders up to --width and --height, or up to the "
+    "next size that can be trained; pictures larger than that are shrunk",
+    type=click.Choice(["center-crop", "center-crop-wide", "pad"]),
 )
 @click.option("--width", help="Width of the result  [default: as it is]", type=int, metavar="PX")
 @click.option("--height", help="Height of the result  [default: as it is]", type=int, metavar="PX")

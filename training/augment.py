@@ -178,8 +178,8 @@ class AugmentPipe(nn.Module):
         """Transform a batch of images.
 
         Args:
-            images: Floating point, about [-1, 1]. With a colour transform on: 1, 3 or 4 channels
-                (the fourth is alpha, which colour transforms leave alone).
+            images: Floating point, about [-1, 1]. With a colour transform on: 1 (grey), 2 (grey
+                and alpha), 3 (RGB) or 4 channels (RGB and alpha); alpha keeps its values.
             debug_percentile: None = random. Else every transform is applied, whatever p is, with
                 its parameter at this quantile q of its distribution, except that normal variables
                 take erfinv(2 q - 1) std (the true quantile has a further factor sqrt(2)) and the

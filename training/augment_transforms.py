@@ -192,7 +192,7 @@ def apply_color(
     m: torch.Tensor,  # [N, 3, 3]
     offset: torch.Tensor,  # [N, 3, 1]
 ) -> torch.Tensor:
-    """Apply a colour map to 1 (grey), 3 (RGB) or 4 (RGB and alpha, which stays) channels.
+    """Apply a colour map to 1 (grey) or 3 (RGB) channels; a 2nd or 4th is alpha, which stays.
 
     A grey image x is the colour (x, x, x), of which the mean is kept.
 
@@ -200,14 +200,15 @@ def apply_color(
         ValueError: Another number of channels.
     """
     channels = images.shape[1]
+    if channels not in (1, 2, 3, 4):
+        raise ValueError(f"colour transforms need 1 to 4 channels, got {channels}")
+    if channels in (2, 4):
+        color = apply_color(images[:, :-1], m, offset)
+        return torch.cat([color, images[:, -1:]], dim=1)
     if channels == 1:
         gain = m.sum(dim=2).mean(dim=1)[:, None, None, None]
         return images * gain + offset.mean(dim=1)[:, :, None, None]
-    if channels not in (3, 4):
-        raise ValueError(f"colour transforms need 1, 3 or 4 channels, got {channels}")
-    rgb = images[:, :3]
-    rgb = torch.baddbmm(offset, m, rgb.flatten(2)).view(rgb.shape)
-    return rgb if channels == 3 else torch.cat([rgb, images[:, 3:]], dim=1)
+    return torch.baddbmm(offset, m, images.flatten(2)).view(images.shape)
 
 
 def filter_separable(images: torch.Tensor, filters: torch.Tensor) -> torch.Tensor:

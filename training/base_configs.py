@@ -104,7 +104,12 @@ _PUBLISHED = {
 
 
 def auto_gamma(resolution: int, batch: int) -> float:
-    """R1 weight that worked over many data sets: 0.0002 * resolution^2 / batch."""
+    """R1 weight that worked over many data sets: 0.0002 * resolution^2 / batch.
+
+    Args:
+        resolution: max(H, W).
+        batch: Images per step.
+    """
     return 0.0002 * resolution**2 / batch
 
 
@@ -188,7 +193,7 @@ def base_config(name: str, resolution: int, gpus: int) -> BaseConfig:
 
     Args:
         name: One of `CONFIG_NAMES`.
-        resolution: Side of the square training images in pixels.
+        resolution: R = max(H, W) of the training images in pixels.
         gpus: Number of processes, at least 1.
 
     Raises:

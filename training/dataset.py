@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from io import BytesIO
 from typing import Any, BinaryIO
 
@@ -160,18 +161,8 @@ class Dataset(torch.utils.data.Dataset):
 
     @property
     def resolution(self) -> int:
-        """Side of the square pictures, in pixels.
-
-        Raises:
-            DatasetError: if the pictures are not square (`image_shape` tells their shape).
-        """
-        _channels, height, width = self.image_shape
-        if height != width:
-            raise DatasetError(
-                f'pictures of "{self.name}" are {width}x{height} (width x height), but square '
-                "ones are needed: prepare them with dataset_tool.py --transform=center-crop"
-            )
-        return height
+        """Longer side of the pictures in pixels, max(H, W); `image_shape` tells both."""
+        return max(self.image_shape[1:])
 
     @property
     def label_shape(self) -> list[int]:
@@ -205,19 +196,20 @@ class ImageFolderDataset(Dataset):
 
     Args:
         path: The folder or .zip file.
-        resolution: Required height and width in pixels. None = whatever the pictures have.
+        resolution: Required size in pixels: one number for squares, or (height, width). None =
+            whatever the pictures have.
         cache_bytes: Each process keeps the decoded pictures in memory if the whole set needs at
             most this much. 0 = never.
         **kwargs: See `Dataset`: max_size, use_labels, xflip, random_seed.
 
     Raises:
-        DatasetError: if there is nothing readable at `path`, or of another resolution.
+        DatasetError: if there is nothing readable at `path`, or of another size.
     """
 
     def __init__(
         self,
         path: str | os.PathLike[str],
-        resolution: int | None = None,
+        resolution: int | Sequence[int] | None = None,
         cache_bytes: int = 256 << 20,
         **kwargs: Any,
     ) -> None:
@@ -228,10 +220,11 @@ class ImageFolderDataset(Dataset):
         self._cache: dict[int, np.ndarray] = {}
 
         shape = list(self._decode(0).shape)
-        if resolution is not None and shape[1:] != [resolution, resolution]:
+        wanted = [resolution] * 2 if isinstance(resolution, int) else resolution
+        if wanted is not None and shape[1:] != list(wanted):
             raise DatasetError(
                 f'pictures of "{self._path}" are {shape[2]}x{shape[1]} (width x height), '
-                f"but {resolution}x{resolution} was asked for"
+                f"but {wanted[1]}x{wanted[0]} was asked for"
             )
         name = os.path.splitext(os.path.basename(os.path.normpath(self._path)))[0]
         super().__init__(name=name, raw_shape=[len(self._image_fnames), *shape], **kwargs)
@@ -256,6 +249,12 @@ class ImageFolderDataset(Dataset):
                 shape = [channels, height, width]
             if shape != self.image_shape:
                 raise DatasetError(self._odd_shape_message(name, shape))
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """How `dataset_tool.py` made the set (source, transform, resize filter, ...), or {}."""
+        noted = read_label_file(self._files).get("provenance")
+        return noted if isinstance(noted, dict) else {}
 
     def close(self) -> None:
         """Closes the archive; reading again opens it again."""

@@ -77,6 +77,12 @@ def label_array(labels: dict[str, Any], names: list[str], path: str) -> np.ndarr
         array = np.array([labels[name] for name in names])
     except (ValueError, OverflowError):  # rows of different length
         array = np.array(None)
+    text = next((name for name in names if isinstance(labels[name], str)), None)
+    if text is not None:
+        raise DatasetError(
+            f'label "{labels[text]}" of "{text}" in {LABEL_FILE} of "{path}" is text; number the '
+            "classes from 0 (dataset_tool.py --labels-from-folders does, with one folder a class)"
+        )
     if array.ndim not in (1, 2) or array.dtype.kind not in "iuf":
         raise DatasetError(
             f'labels of "{path}" must be all class ids (integers), or all vectors of one length'

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from networks.shapes import fitting_shapes
 from training.dataset_files import DatasetError
 
-TRANSFORMS = ("center-crop", "center-crop-wide")
+TRANSFORMS = ("center-crop", "center-crop-wide", "pad")
 RESIZE_FILTERS = {"box": Image.Resampling.BOX, "lanczos": Image.Resampling.LANCZOS}
 CHANNEL_NAMES = {1: "grey", 3: "RGB", 4: "RGBA"}
 
@@ -45,7 +46,11 @@ class Transform:
             then resize it. "center-crop-wide" = cut the height to round(width H / W), resize to
             width x height and put that centred on a black width x width square; pictures smaller
             than this are dropped.
-        width: In pixels. None = that of each picture; needed with a kind.
+            "pad" = put the picture centred on a canvas of width x height that is black, and
+            transparent if the picture has an alpha channel. Pictures that do not fit are shrunk
+            first, both sides alike; none is enlarged. Without width and height, the canvas is the
+            smallest one that training takes.
+        width: In pixels. None = that of each picture; needed with "center-crop...".
         height: Likewise.
         resize_filter: "box" or "lanczos".
     """
@@ -61,10 +66,12 @@ class Transform:
         if self.resize_filter not in RESIZE_FILTERS:
             raise DatasetError(f"--resize-filter={self.resize_filter} is neither box nor lanczos")
         for option, size in [("width", self.width), ("height", self.height)]:
-            if size is None and self.kind is not None:
+            if size is None and self.kind not in (None, "pad"):
                 raise DatasetError(f"--transform={self.kind} needs --width and --height")
             if size is not None and size < 1:
                 raise DatasetError(f"--{option}={size} must be at least 1 pixel")
+        if self.kind == "pad" and (self.width is None) != (self.height is None):
+            raise DatasetError("--transform=pad needs both --width and --height, or neither")
         if self.kind == "center-crop-wide" and self.height > self.width:
             raise DatasetError(
                 f"--transform=center-crop-wide needs --height <= --width, "
@@ -77,6 +84,8 @@ class Transform:
             return self._center_crop(pixels)
         if self.kind == "center-crop-wide":
             return self._center_crop_wide(pixels)
+        if self.kind == "pad":
+            return self._pad(pixels)
         return self._resize(pixels, self.width or pixels.shape[1], self.height or pixels.shape[0])
 
     def _resize(self, pixels: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -103,6 +112,19 @@ class Transform:
         canvas = np.zeros([self.width, self.width, channels], np.uint8)
         top = (self.width - self.height) // 2
         canvas[top : top + self.height] = crop
+        return canvas
+
+    def _pad(self, pixels: np.ndarray) -> np.ndarray:
+        height, width, channels = pixels.shape
+        if self.width is None or self.height is None:
+            canvas_height, canvas_width = fitting_shapes(height, width)[0]
+        else:
+            canvas_height, canvas_width = self.height, self.width
+        shrink = min(1, canvas_height / height, canvas_width / width)
+        height, width = (max(1, round(side * shrink)) for side in (height, width))
+        canvas = np.zeros([canvas_height, canvas_width, channels], np.uint8)
+        top, left = (canvas_height - height) // 2, (canvas_width - width) // 2
+        canvas[top : top + height, left : left + width] = self._resize(pixels, width, height)
         return canvas
 
 

@@ -23,6 +23,7 @@ import PIL
 from PIL import Image
 
 from dnnlib.progress import progress
+from networks.shapes import fitting_shapes
 from training.dataset_files import DatasetError
 from training.dataset_labels import LABEL_FILE
 from training.dataset_output import AtomicOutput
@@ -55,6 +56,8 @@ class ConvertOptions:
     workers: int | None = None
 
     def __post_init__(self) -> None:
+        if not self.source:
+            raise DatasetError("--source must not be empty; give a folder or an archive")
         if not self.dest:
             raise DatasetError("--dest must not be empty; give a folder or a .zip file")
         if self.max_images is not None and self.max_images < 1:
@@ -95,9 +98,9 @@ class ConvertReport:
 
     @property
     def suits_stylegan2(self) -> bool:
-        """Whether pictures are squares with a power of two as side."""
+        """Whether pictures are squares with a power of two, of at least 8, as side."""
         height, width, _channels = self.shape
-        return height == width and height & (height - 1) == 0
+        return height == width >= 8 and height & (height - 1) == 0
 
     def lines(self) -> list[str]:
         """The report as lines of text."""
@@ -123,6 +126,13 @@ class ConvertReport:
         if not self.suits_stylegan2:
             lines.append(
                 "Note: --generator=stylegan2 needs square pictures with a power of two as side"
+            )
+        larger, smaller = fitting_shapes(height, width)
+        if (height, width) != larger:
+            below = "" if smaller is None else f" or {smaller[1]}x{smaller[0]}"
+            lines.append(
+                f"Note: train.py takes {larger[1]}x{larger[0]}{below}, but not {width}x{height}; "
+                "--transform=pad adds borders"
             )
         return lines
 

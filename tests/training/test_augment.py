@@ -231,20 +231,40 @@ def test_grey_is_the_mean_of_the_grey_colour():
         torch.testing.assert_close(grey, rgb.mean(dim=1, keepdim=True), atol=1e-5, rtol=1e-5)
 
 
-def test_alpha_stays_under_colour_transforms():
-    image = torch.randn(3, 4, 8, 8)
+@pytest.mark.parametrize("channels", [2, 4])
+def test_alpha_stays_under_colour_transforms(channels):
+    image = torch.randn(3, channels, 8, 12)
     pipe = AugmentPipe(**dict.fromkeys(COLOR, 1))
     out = pipe(image, debug_percentile=0.8)
-    assert torch.equal(out[:, 3], image[:, 3])
-    assert torch.equal(out[:, :3], pipe(image[:, :3], debug_percentile=0.8))
+    assert torch.equal(out[:, -1], image[:, -1])
+    assert torch.equal(out[:, :-1], pipe(image[:, :-1], debug_percentile=0.8))
 
 
-@pytest.mark.parametrize("channels", [2, 5])
-def test_other_channel_counts(channels):
-    images = torch.randn(2, channels, 16, 16)
+def test_other_channel_counts():
+    images = torch.randn(2, 5, 16, 16)
     assert AugmentPipe(rotate=1)(images).shape == images.shape
-    with pytest.raises(ValueError, match=f"1, 3 or 4 channels, got {channels}"):
+    with pytest.raises(ValueError, match="1 to 4 channels, got 5"):
         AugmentPipe(contrast=1)(images)
+
+
+@pytest.mark.parametrize("turn", [0.25, 0.4])
+def test_pixels_of_a_rectangle_stay_square_when_it_turns(turn):
+    """A disk in the middle stays that disk; with sides mapped to sides it would be an ellipse."""
+    y, x = (torch.arange(n).double() - (n - 1) / 2 for n in (24, 48))
+    radius = (x.square() + y[:, None].square()).sqrt()
+    disk = ((6 - radius) / 2).sigmoid()
+    turned = AugmentPipe(rotate=1).double()(disk[None, None], debug_percentile=turn)[0, 0]
+    inside = radius < 11  # beyond, the turned picture shows the reflected border
+    torch.testing.assert_close(turned[inside], disk[inside], rtol=0, atol=0.02)
+
+
+def test_quarter_turns_of_a_rectangle_keep_the_scale():
+    image = smooth_image(16, 28)
+    # Percentile 0.3 of four equally likely quarter turns is one turn.
+    turned = AugmentPipe(rotate90=1)(image, debug_percentile=0.3)
+    expected = torch.rot90(image[..., 6:22], 1, (2, 3))
+    error = (turned[..., 6:22] - expected)[..., 2:-2, 2:-2].abs().max()
+    assert turned.shape == image.shape and error < 0.03
 
 
 @pytest.mark.parametrize("size", [1, 5, 22, 40])

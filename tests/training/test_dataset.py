@@ -178,9 +178,13 @@ def test_non_square(tmp_path):
     dataset = ImageFolderDataset(make_set(tmp_path / "s", pictures(2, height=6, width=10)))
     assert dataset.image_shape == [3, 6, 10]
     assert dataset[0][0].shape == (3, 6, 10)
-    with pytest.raises(DatasetError, match="10x6.*dataset_tool.py") as caught:
-        _ = dataset.resolution
-    assert is_one_sentence(caught.value)
+    assert dataset.resolution == 10
+    path = tmp_path / "s"
+    assert ImageFolderDataset(path, resolution=[6, 10]).image_shape == [3, 6, 10]
+    for wrong, text in ((10, "10x10"), (6, "6x6"), ((10, 6), "6x10")):
+        with pytest.raises(DatasetError, match=f"10x6.*{text} was asked for") as caught:
+            ImageFolderDataset(path, resolution=wrong)
+        assert is_one_sentence(caught.value)
 
 
 def test_resolution_is_checked(tmp_path):
@@ -288,7 +292,7 @@ def test_verify_accepts_equal_pictures_of_any_format(tmp_path):
         ({"labels": [["0/000.png", 1.5], ["0/001.png", 2]]}, "class id 1.5 of .*0/000.png"),
         ({"labels": [["0/000.png", 0], ["0/001.png", [1]]]}, "all class ids .* or all vectors"),
         ({"labels": [["0/000.png", [1, 2]], ["0/001.png", [1]]]}, "vectors of one length"),
-        ({"labels": [["0/000.png", "cat"], ["0/001.png", "dog"]]}, "all class ids"),
+        ({"labels": [["0/000.png", "cat"], ["0/001.png", "dog"]]}, '"cat" of "0/000.png".* text'),
         ({"labels": [["0/000.png", [1]], ["0/001.png", [float("nan")]]]}, "finite"),
         ({"labels": [["0/000.png"]]}, "list of pairs"),
         ({"labels": 5}, "list of pairs"),
