@@ -8,8 +8,13 @@ from torch import nn
 from networks.layers import FullyConnectedLayer, check_shape, normalize_2nd_moment
 
 
-class MappingNetwork(nn.Module):
-    """Perceptron z, c -> w, with the running mean of w that truncation pulls towards.
+class MappingBase(nn.Module):
+    """z, c -> ws with a running mean of w.
+
+    A subclass has layers `fc0`, `fc1`, ... and `embed` if there are labels, and defines
+
+    * `prepare_z(z)`: what the first layer reads of z [N, z_dim];
+    * `compute_w(features)`: w [N, w_dim] from that, with the normalised label embedding behind it.
 
     Args:
         z_dim: Length of the latent; 0 = no latent.
@@ -17,10 +22,6 @@ class MappingNetwork(nn.Module):
         w_dim: Length of w.
         num_ws: How often w is repeated; None = not at all, the result is [N, w_dim].
         num_layers: Number of dense layers, at least 1.
-        embed_features: Length of the embedded label; None = w_dim.
-        layer_features: Width of the hidden layers; None = w_dim.
-        activation: Of every layer; the label embedding is linear.
-        lr_multiplier: Of every layer but the label embedding.
         w_avg_beta: Decay of the running mean per training batch; None = do not track.
 
     Raises:
@@ -33,12 +34,8 @@ class MappingNetwork(nn.Module):
         c_dim: int,
         w_dim: int,
         num_ws: int | None,
-        num_layers: int = 8,
-        embed_features: int | None = None,
-        layer_features: int | None = None,
-        activation: str = "lrelu",
-        lr_multiplier: float = 0.01,
-        w_avg_beta: float | None = 0.995,
+        num_layers: int,
+        w_avg_beta: float | None,
     ) -> None:
         super().__init__()
         if z_dim < 0 or c_dim < 0 or z_dim + c_dim == 0:
@@ -53,19 +50,6 @@ class MappingNetwork(nn.Module):
         self.num_ws = num_ws
         self.num_layers = num_layers
         self.w_avg_beta = w_avg_beta
-
-        embed_features = w_dim if embed_features is None else embed_features
-        layer_features = w_dim if layer_features is None else layer_features
-        if c_dim > 0:
-            self.embed = FullyConnectedLayer(c_dim, embed_features)
-        else:
-            embed_features = 0
-        widths = [z_dim + embed_features] + [layer_features] * (num_layers - 1) + [w_dim]
-        for index in range(num_layers):
-            layer = FullyConnectedLayer(
-                widths[index], widths[index + 1], activation=activation, lr_multiplier=lr_multiplier
-            )
-            self.add_module(f"fc{index}", layer)
         if num_ws is not None and w_avg_beta is not None:
             self.register_buffer("w_avg", torch.zeros(w_dim))
         else:
@@ -97,10 +81,7 @@ class MappingNetwork(nn.Module):
         Raises:
             ValueError: Wrong shapes, or truncation without a tracked mean.
         """
-        w = self._features(z, c)
-        for index in range(self.num_layers):
-            w = getattr(self, f"fc{index}")(w)
-
+        w = self.compute_w(self._features(z, c))
         update = self.training if update_emas is None else update_emas
         if update and not skip_w_avg_update and self.w_avg is not None:
             with torch.no_grad():
@@ -113,7 +94,7 @@ class MappingNetwork(nn.Module):
         return self._truncate(w, truncation_psi, truncation_cutoff)
 
     def _features(self, z: torch.Tensor | None, c: torch.Tensor | None) -> torch.Tensor:
-        """Concatenate the normalised latent and the normalised label embedding."""
+        """Concatenate the latent and the normalised label embedding."""
         dtype = self.fc0.weight.dtype
         parts = []
         for value, name, size in ((z, "z", self.z_dim), (c, "c", self.c_dim)):
@@ -125,7 +106,10 @@ class MappingNetwork(nn.Module):
                 )
             check_shape(value, (None, size), name)
             value = value.to(dtype)
-            parts.append(normalize_2nd_moment(self.embed(value) if name == "c" else value))
+            is_label = name == "c"
+            parts.append(
+                normalize_2nd_moment(self.embed(value)) if is_label else self.prepare_z(value)
+            )
         if len({part.shape[0] for part in parts}) > 1:
             sizes = [part.shape[0] for part in parts]
             raise ValueError(
@@ -148,3 +132,52 @@ class MappingNetwork(nn.Module):
             f"z_dim={self.z_dim}, c_dim={self.c_dim}, w_dim={self.w_dim}, "
             f"num_ws={self.num_ws}, num_layers={self.num_layers}"
         )
+
+
+class MappingNetwork(MappingBase):
+    """StyleGAN2's: normalised z, dense layers with equalised learning rates.
+
+    Args:
+        z_dim, c_dim, w_dim, num_ws, num_layers, w_avg_beta: See `MappingBase`.
+        embed_features: Length of the embedded label; None = w_dim.
+        layer_features: Width of the hidden layers; None = w_dim.
+        activation: Of every layer; the label embedding is linear.
+        lr_multiplier: Of every layer but the label embedding.
+    """
+
+    def __init__(
+        self,
+        z_dim: int,
+        c_dim: int,
+        w_dim: int,
+        num_ws: int | None,
+        num_layers: int = 8,
+        embed_features: int | None = None,
+        layer_features: int | None = None,
+        activation: str = "lrelu",
+        lr_multiplier: float = 0.01,
+        w_avg_beta: float | None = 0.995,
+    ) -> None:
+        super().__init__(z_dim, c_dim, w_dim, num_ws, num_layers, w_avg_beta)
+        embed_features = w_dim if embed_features is None else embed_features
+        layer_features = w_dim if layer_features is None else layer_features
+        if c_dim > 0:
+            self.embed = FullyConnectedLayer(c_dim, embed_features)
+        else:
+            embed_features = 0
+        widths = [z_dim + embed_features] + [layer_features] * (num_layers - 1) + [w_dim]
+        for index in range(num_layers):
+            layer = FullyConnectedLayer(
+                widths[index], widths[index + 1], activation=activation, lr_multiplier=lr_multiplier
+            )
+            self.add_module(f"fc{index}", layer)
+
+    def prepare_z(self, z: torch.Tensor) -> torch.Tensor:
+        """z with a second moment of 1."""
+        return normalize_2nd_moment(z)
+
+    def compute_w(self, features: torch.Tensor) -> torch.Tensor:
+        """The dense layers one after the other."""
+        for index in range(self.num_layers):
+            features = getattr(self, f"fc{index}")(features)
+        return features

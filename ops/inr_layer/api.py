@@ -41,7 +41,7 @@ def lattice_upsample(x: Tensor, rows: AxisTaps, cols: AxisTaps, impl: str = "aut
 def inr_layer(
     weight: Tensor,  # [N, O, I + E]
     x: Tensor | None = None,  # [N, I, h, w]
-    bias: Tensor | None = None,  # [O]
+    bias: Tensor | None = None,  # [O] or [N, O]
     *,
     taps: tuple[AxisTaps, AxisTaps] | None = None,
     coords: CoordFeatures | None = None,
@@ -59,7 +59,7 @@ def inr_layer(
             coordinate features in the order of `CoordFeatures`.
         x: Features [N, I, h, w] on the lattice below (with taps) or on the output grid; None for
             a layer that reads coordinates only.
-        bias: [O] or None.
+        bias: [O], one per image [N, O], or None.
         taps: Vertical and horizontal taps into the lattice of x; None = x is on the output grid.
         coords: Coordinate features at the points of the output grid; None = no such input.
         act: Name of an activation of `ops.bias_act.activation_funcs`.
@@ -71,7 +71,8 @@ def inr_layer(
         Features [N, O, H, W] in the dtype of weight.
 
     Raises:
-        ValueError: If the number of weight columns is not I + E, or x and coords are missing.
+        ValueError: If the number of weight columns is not I + E, the bias does not fit, or x and
+            coords are missing.
     """
     if x is None and coords is None:
         raise ValueError("inr_layer needs features x, coordinate features, or both")
@@ -80,6 +81,8 @@ def inr_layer(
         raise ValueError(
             f"inr_layer: weight {list(weight.shape)} does not fit {num_inputs} input channels"
         )
+    if bias is not None and tuple(bias.shape) not in (weight.shape[1:2], weight.shape[:2]):
+        raise ValueError(f"inr_layer: bias {list(bias.shape)} for weight {list(weight.shape)}")
     _dispatch.choose("inr_layer", [weight, x, bias], impl)
     path = reference if impl == "ref" else plain
     return path.inr_layer(

@@ -5,6 +5,7 @@
 * Coordinate features are the same for the whole batch, but for those predicted per image: one
   matrix product serves all images, [N O, E] x [E, H W]. The bias rides along as the weight of a
   feature that is 1. Every product adds to the sum so far, so no term costs a pass of its own.
+* Where nothing is shared, the bias joins the first product: up(W x + b) = up(W x) + b.
 * Activations with f(g x) = g f(x) take their gain in the weights, a tiny tensor.
 """
 
@@ -44,7 +45,7 @@ def lattice_upsample(x: Tensor, rows: AxisTaps, cols: AxisTaps, impl: str = "aut
 def inr_layer(
     weight: Tensor,  # [N, O, I + E]
     x: Tensor | None = None,  # [N, I, h, w]
-    bias: Tensor | None = None,  # [O]
+    bias: Tensor | None = None,  # [O] or [N, O]
     *,
     taps: tuple[AxisTaps, AxisTaps] | None = None,
     coords: CoordFeatures | None = None,
@@ -62,40 +63,47 @@ def inr_layer(
         gain = 1
     num_features = 0 if x is None else x.shape[1]
     if coords is None:
-        y = _inr_product(weight, x, bias if taps is None else None)
+        # Of biases per image, `bias_act` knows nothing.
+        late = bias if taps is not None and bias is not None and bias.ndim == 1 else None
+        y = _inr_product(weight, x, bias if late is None else None)
         y = y if taps is None else lattice_upsample(y, *taps)
-        return _inr_activate(y, None if taps is None else bias, act, gain, clamp)
-    y = None
+        return _inr_activate(y, late, act, gain, clamp)
+    y, has_shared = None, bool(coords.without_own().parts())
     if x is not None:
-        y = _inr_product(weight[:, :, :num_features], x, None)
+        y = _inr_product(weight[:, :, :num_features], x, None if has_shared else bias)
         y = y if taps is None else lattice_upsample(y, *taps)
-    y = _inr_add_coords(y, weight[:, :, num_features:], bias, coords)
+    w_coords = weight[:, :, num_features:]
+    if has_shared:
+        y = _inr_add_coords(y, w_coords, bias, coords)
+    elif y is None:
+        y = _inr_product(w_coords, coords.own, bias)
+    else:
+        y = torch.baddbmm(y.flatten(2), w_coords, coords.own.flatten(2)).unflatten(2, y.shape[2:])
     return _inr_activate(y, None, act, gain, clamp)
 
 
 def _inr_product(weight: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
-    """W x + b per image, [N, O, I] x [N, I, h, w]."""
+    """W x + b per image, [N, O, I] x [N, I, h, w], b [O] or [N, O]."""
     if bias is None:
         y = torch.bmm(weight, x.flatten(2))
     else:
-        y = torch.baddbmm(bias[:, None], weight, x.flatten(2))
+        y = torch.baddbmm(bias[..., None], weight, x.flatten(2))
     return y.unflatten(2, x.shape[2:])
 
 
 def _inr_add_coords(
     y: Tensor | None, weight: Tensor, bias: Tensor | None, coords: CoordFeatures
 ) -> Tensor:
-    """y + W_e e(p) + b."""
+    """y + W_e e(p) + b, with at least one feature that the batch shares."""
     batch, out_channels = weight.shape[:2]
     num_own = 0 if coords.own is None else coords.own.shape[1]
     w_shared, w_own = weight.split([weight.shape[2] - num_own, num_own], dim=2)
     height, width = coords.grid_size() if y is None else y.shape[2:]
     one = weight.new_ones([1, height * width])
     shared = coords.without_own()
-    parts = [shared.dense(1, height, width)[0].flatten(1)] if shared.parts() else []
-    shared = torch.cat([*parts, one])
+    shared = torch.cat([shared.dense(1, height, width)[0].flatten(1), one])
     offset = weight.new_zeros([out_channels]) if bias is None else bias
-    w_shared = torch.cat([w_shared, offset[:, None].expand(batch, -1, 1)], dim=2)
+    w_shared = torch.cat([w_shared, offset[..., None].expand(batch, -1, 1)], dim=2)
     w_shared = w_shared.reshape(batch * out_channels, -1)
     if y is None:
         y = w_shared @ shared
@@ -111,8 +119,8 @@ def _inr_activate(
     y: Tensor, bias: Tensor | None, act: str, gain: float, clamp: float | None
 ) -> Tensor:
     """Bias and activation of a tensor that nothing else reads."""
-    if act == "lrelu" and bias is None and gain == 1 and clamp is None:
-        return F.leaky_relu_(y, activation_funcs[act].def_alpha)
+    if act in ("lrelu", "relu") and bias is None and gain == 1 and clamp is None:
+        return F.leaky_relu_(y, activation_funcs[act].def_alpha) if act == "lrelu" else y.relu_()
     return bias_act(y, bias, act=act, gain=gain, clamp=clamp)
 
 

@@ -17,7 +17,7 @@ def lattice_upsample(x: Tensor, rows: AxisTaps, cols: AxisTaps, impl: str = "ref
 def inr_layer(
     weight: Tensor,  # [N, O, I + E]
     x: Tensor | None = None,  # [N, I, h, w]
-    bias: Tensor | None = None,  # [O]
+    bias: Tensor | None = None,  # [O] or [N, O]
     *,
     taps: tuple[AxisTaps, AxisTaps] | None = None,
     coords: CoordFeatures | None = None,
@@ -36,4 +36,6 @@ def inr_layer(
         parts.append(coords.dense(batch, height, width))
     features = torch.cat(parts, dim=1)
     y = torch.bmm(weight, features.flatten(2)).unflatten(2, features.shape[2:])
+    if bias is not None and bias.ndim == 2:
+        y, bias = y + bias[:, :, None, None], None
     return bias_act(y, bias, act=act, gain=gain, clamp=clamp, impl="ref")
