@@ -1,8 +1,8 @@
 """Tiny TorchScript files with the calling conventions of the public feature detectors.
 
-`make(folder)` writes `inception-2015-12-05.pt` and `vgg16.pt`, a hundred kilobytes at most, with the same
-weights in every run. They take uint8 or floating point images in [0, 255], [N, 3, H, W] of any
-size, and tell images apart, but mean nothing.
+`make(folder)` writes `inception-2015-12-05.pt` and `vgg16.pt`, a hundred kilobytes at most, with
+the same weights in every run. They take uint8 or floating point images in [0, 255], [N, 3, H, W] of
+any size, and tell images apart, but mean nothing.
 """
 
 from __future__ import annotations
