@@ -6,6 +6,7 @@ the complete configuration; ``--dry-run`` stops after them.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -18,6 +19,9 @@ from training.config import TrainConfig
 from training.explain import explain
 from training.options import TrainOptions, click_options
 from training.resolve import is_resume, resolve
+
+LONGEST_NAME = 255
+"""Bytes of one file name that all usual file systems take."""
 
 
 def make_config(options: TrainOptions, dry_run: bool) -> TrainConfig:
@@ -37,7 +41,9 @@ def make_config(options: TrainOptions, dry_run: bool) -> TrainConfig:
     facts = inputs.inspect_dataset(options)
     resume = None
     if is_resume(options.resume):
-        resume = inputs.inspect_snapshot(options.resume, may_download=not dry_run)
+        resume = inputs.inspect_snapshot(
+            options.resume, may_download=not dry_run, allow_code=options.allow_code
+        )
     return resolve(options, facts, resume, device.type)
 
 
@@ -50,6 +56,39 @@ def next_run_dir(outdir: str, description: str) -> str:
     return os.path.join(outdir, f"{max(numbers, default=-1) + 1:05d}-{description}")
 
 
+def check_run_dir(run_dir: str, desc: str | None) -> None:
+    """Refuse a run directory that cannot be made, before anything is printed or written.
+
+    Args:
+        run_dir: The folder to be made.
+        desc: The value of ``--desc``, which is part of its name.
+
+    Raises:
+        UserError: Its name is too long, or its parent is not a folder that can be written.
+    """
+    size = len(os.fsencode(os.path.basename(run_dir)))
+    if size > LONGEST_NAME:
+        culprit = f"--desc={desc[:20]}... ({len(desc)} letters)" if desc else "--data: its name"
+        raise UserError(
+            f"{culprit} makes the name of the run directory {size} bytes long, but {LONGEST_NAME} "
+            f"are possible; shorten it by {size - LONGEST_NAME}."
+        )
+    folder = os.path.dirname(os.path.abspath(run_dir))
+    if any(len(os.fsencode(part)) > LONGEST_NAME for part in folder.split(os.sep)):
+        raise _unwritable(run_dir, errno.ENAMETOOLONG)
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    if not os.path.isdir(folder):
+        raise _unwritable(run_dir, errno.ENOTDIR)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise _unwritable(run_dir, errno.EACCES)
+
+
+def _unwritable(run_dir: str, reason: int | None) -> UserError:
+    text = "unknown reason" if reason is None else os.strerror(reason)
+    return UserError(f"--outdir: {run_dir} cannot be written ({text}); name a folder that can.")
+
+
 def print_config(config: TrainConfig, kwargs: dict[str, Any]) -> None:
     """Print the options as JSON, a summary, and where the derived numbers come from."""
     training_set = config.training_set
@@ -59,7 +98,7 @@ def print_config(config: TrainConfig, kwargs: dict[str, Any]) -> None:
         "Training duration": f"{config.total_kimg} kimg",
         "Number of GPUs": config.options.gpus,
         "Number of images": training_set.max_size,
-        "Image resolution": training_set.resolution,
+        "Image resolution": training_set.size_text,
         "Conditional model": training_set.use_labels,
         "Dataset x-flips": training_set.xflip,
     }
@@ -88,9 +127,7 @@ def create_run_dir(kwargs: dict[str, Any]) -> None:
         with open(path, "w", encoding="utf-8") as file:
             json.dump(kwargs, file, indent=2)
     except OSError as error:
-        raise UserError(
-            f"--outdir: {run_dir} cannot be written ({error.strerror}); name a folder that can."
-        ) from error
+        raise _unwritable(run_dir, error.errno) from error
 
 
 @cli.command()
@@ -121,6 +158,7 @@ def main(dry_run: bool, **values: Any) -> None:
     options = TrainOptions(**values)
     config = make_config(options, dry_run)
     kwargs = config.to_dict(next_run_dir(options.outdir, config.description))
+    check_run_dir(kwargs["run_dir"], options.desc)
     print_config(config, kwargs)
     if dry_run:
         print("Dry run; exiting.")

@@ -105,6 +105,8 @@ def _train(out: Path) -> Path:
         "--cond=1",
         f"--kimg={TRAIN_KIMG}",
         f"--pl-weight={PATH_LENGTH_WEIGHT}",
+        # The demo judges its samples itself, and needs no network.
+        "--metrics=none",
     )
     snapshots = sorted((out / "runs").glob("*/network-snapshot-*.pkl"))
     if not snapshots:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -132,11 +133,26 @@ def test_empty_folder(tmp_path):
     assert "empty" in refused(tmp_path, f"--data={tmp_path / 'empty'}")
 
 
-@pytest.mark.parametrize("generator", ["stylegan2", "inr-gan-bil"])
-def test_pictures_that_are_not_square(tmp_path, generator):
+def test_pictures_that_are_not_square(tmp_path):
     data = make_zip(tmp_path / "wide.zip", shape=(16, 32, 3))
-    message = refused(tmp_path, f"--data={data}", f"--generator={generator}")
+    message = refused(tmp_path, f"--data={data}", "--generator=stylegan2")
     assert "32x16" in message and "--transform=center-crop" in message
+    result = run(f"--outdir={tmp_path / 'runs'}", f"--data={data}", "-n")
+    assert result.exit_code == 0, result.output
+    assert "Image resolution:   32x16 (width x height)\n" in result.stdout
+    data = make_zip(tmp_path / "odd.zip", shape=(22, 34, 3))
+    message = refused(tmp_path, f"--data={data}")
+    assert "34x22" in message and "--transform=pad --width=36 --height=24" in message
+
+
+def test_labels_that_are_text(tmp_path):
+    data = make_zip(tmp_path / "ds.zip", num=2)
+    with zipfile.ZipFile(data, "a") as archive:
+        labels = [["000.png", "cat"], ["001.png", "dog"]]
+        archive.writestr("dataset.json", json.dumps({"labels": labels}))
+    assert run(f"--outdir={tmp_path}", f"--data={data}", "-n").exit_code == 0
+    message = refused(tmp_path, f"--data={data}", "--cond=1", "-n")
+    assert '"cat" of "000.png"' in message and "is text; number the classes" in message
 
 
 def test_mixed_pictures(tmp_path):
@@ -163,9 +179,32 @@ def test_outdir_that_cannot_be_written(tmp_path):
     data = make_zip(tmp_path / "ds.zip")
     (tmp_path / "file").write_text("in the way")
     before = listing(tmp_path)
-    result = run(f"--outdir={tmp_path / 'file'}", f"--data={data}", "--kimg=1")
-    assert result.exit_code == 2 and listing(tmp_path) == before
-    assert result.stderr.startswith("Error: --outdir") and result.stderr.count("\n") == 1
+    for outdir in ("file", "file/below/it", "x" * 300):
+        errors = set()
+        for dry in ([], ["--dry-run"]):
+            result = run(f"--outdir={tmp_path / outdir}", f"--data={data}", "--kimg=1", *dry)
+            assert result.exit_code == 2 and listing(tmp_path) == before
+            errors.add(result.stderr)
+        (error,) = errors
+        assert error.startswith("Error: --outdir") and error.count("\n") == 1
+
+
+def test_outdir_without_permission(tmp_path, monkeypatch):
+    data = make_zip(tmp_path / "ds.zip")
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    message = refused(tmp_path, f"--data={data}", "--dry-run")
+    assert message.startswith("Error: --outdir") and "Permission denied" in message
+
+
+def test_names_that_are_too_long(tmp_path):
+    data = make_zip(tmp_path / "ds.zip")
+    room = 255 - len("00000-ds-auto1-")
+    fits = run(f"--outdir={tmp_path}", f"--data={data}", f"--desc={'x' * room}", "-n")
+    assert fits.exit_code == 0, fits.output
+    message = refused(tmp_path, f"--data={data}", f"--desc={'x' * (room + 2)}", "-n")
+    assert message.startswith("Error: --desc=xxxx") and "shorten it by 2." in message
+    data = make_zip(tmp_path / ("d" * 251 + ".zip"))
+    assert refused(tmp_path, f"--data={data}").startswith("Error: --data: its name")
 
 
 @pytest.mark.parametrize(
@@ -186,7 +225,9 @@ def test_outdir_that_cannot_be_written(tmp_path):
         ("--tick=inf", "--tick"),
         ("--mirror=maybe", "maybe"),
         ("--snap=0", "--snap"),
-        ("--metrics=fid50k_full", "--metrics=none"),
+        ("--metrics=fid50", "pr50k3_full"),
+        ("--detector=vgg16=missing.pt", "missing.pt"),
+        ("--detector=vgg=x", "vgg16"),
         ("--frobnicate=1", "--frobnicate"),
         ("--batch=7 --gpus=2", "--batch=8"),
         ("--batch=32 --batch-gpu=5", "--batch-gpu=5"),

@@ -34,10 +34,13 @@ class DatasetFacts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResumeFacts:
-    """Architecture of the snapshot named by ``--resume``; None = not known, not looked at."""
+    """Architecture of the snapshot named by ``--resume``; None = not known, not looked at.
+
+    image_size is (height, width).
+    """
 
     preset: str
-    img_resolution: int | None = None
+    image_size: tuple[int, int] | None = None
     img_channels: int | None = None
     c_dim: int | None = None
     z_dim: int | None = None
@@ -51,14 +54,25 @@ class ResumeFacts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingSetConfig:
-    """Arguments of the data set class."""
+    """Arguments of the data set class; image_size is (height, width)."""
 
     path: str
     use_labels: bool
     max_size: int
     xflip: bool
-    resolution: int
+    image_size: tuple[int, int]
     random_seed: int | None
+
+    @property
+    def resolution(self) -> int:
+        """max(H, W), the R of every formula."""
+        return max(self.image_size)
+
+    @property
+    def size_text(self) -> str:
+        """For people: "64", or "96x64" (width x height) if not square."""
+        height, width = self.image_size
+        return str(height) if height == width else f"{width}x{height} (width x height)"
 
     def to_dict(self) -> dict[str, Any]:
         """Keyword arguments with ``class_name``; the seed only where it selects a subset."""
@@ -68,7 +82,8 @@ class TrainingSetConfig:
             "use_labels": self.use_labels,
             "max_size": self.max_size,
             "xflip": self.xflip,
-            "resolution": self.resolution,
+            # One number for squares, as StyleGAN2-ADA has it.
+            "resolution": self.resolution if len({*self.image_size}) == 1 else [*self.image_size],
         }
         return result if self.random_seed is None else {**result, "random_seed": self.random_seed}
 
@@ -207,6 +222,8 @@ class TrainConfig:
             "allow_tf32": True if options.allow_tf32 else None,
             "kimg_per_tick": self.kimg_per_tick,
             "device": None if options.device == "auto" else options.device,
+            "detectors": dict(options.detectors) or None,
+            "allow_code": True if options.allow_code else None,
         }
         result.update((name, value) for name, value in optional.items() if value is not None)
         return {**result, "run_dir": run_dir}

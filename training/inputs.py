@@ -67,8 +67,12 @@ def inspect_dataset(options: TrainOptions) -> DatasetFacts:
     return facts
 
 
-def load_snapshot(name: str) -> dict[str, Any]:
-    """Read a network snapshot: alias of ``--resume``, file name or URL.
+def load_snapshot(name: str, allow_code: bool = False) -> dict[str, Any]:
+    """Read a network snapshot.
+
+    Args:
+        name: Alias of ``--resume``, file name or URL.
+        allow_code: Run the file's own code if it contains something unknown.
 
     Returns:
         G, D, G_ema (modules), augment_pipe (module or None), training_set_kwargs.
@@ -76,27 +80,36 @@ def load_snapshot(name: str) -> dict[str, Any]:
     Raises:
         UserError: Missing, damaged, or not a snapshot.
     """
-    data = read_snapshot(RESUME_ALIASES.get(name, name), option="--resume")
+    source = RESUME_ALIASES.get(name, name)
+    data = read_snapshot(source, option="--resume", allow_code=allow_code)
     if data["G"] is None or data["D"] is None:
         raise UserError(f"--resume={name}: the file does not hold the networks G, D and G_ema.")
     return data
 
 
-def inspect_snapshot(name: str, may_download: bool = True) -> ResumeFacts:
+def inspect_snapshot(name: str, may_download: bool = True, allow_code: bool = False) -> ResumeFacts:
     """Find out the architecture inside a snapshot.
 
     Args:
         name: Alias, file name or URL.
         may_download: False = answer from the name alone where the file is not on this machine.
+        allow_code: Run the file's own code if it contains something unknown.
 
     Raises:
-        UserError: The file is missing or not a snapshot.
+        UserError: The file is missing, not a snapshot, or its networks cannot be trained here.
     """
     # The files behind the aliases are known without looking into them.
     if name in RESUME_ALIASES or (dnnlib.util.is_url(name) and not may_download):
         return ResumeFacts(preset="stylegan2")
-    data = load_snapshot(name)
-    return snapshot_facts(data["G_ema"], data["D"], name)
+    data = load_snapshot(name, allow_code)
+    try:
+        return snapshot_facts(data["G_ema"], data["D"], name)
+    except AttributeError as error:
+        # Only networks of this project are sure to have all that is asked for.
+        raise UserError(
+            f"--resume={name}: a {type(data['G_ema']).__name__} of the file's own code can be "
+            f"used but not trained here ({error})."
+        ) from error
 
 
 def snapshot_facts(G: nn.Module, D: nn.Module, name: str) -> ResumeFacts:
@@ -117,7 +130,7 @@ def snapshot_facts(G: nn.Module, D: nn.Module, name: str) -> ResumeFacts:
     synthesis = {**(given.get("synthesis_kwargs") or {}), **given}
     return ResumeFacts(
         preset=preset,
-        img_resolution=G.img_resolution,
+        image_size=tuple(G.img_shape[1:]),
         img_channels=G.img_channels,
         c_dim=G.c_dim,
         z_dim=G.z_dim,

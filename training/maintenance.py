@@ -10,6 +10,7 @@ import torch
 
 from torch_utils import distributed
 from training.interrupt import StopRequest
+from training.metric_runs import MetricRuns
 from training.setup import Augmentation
 from training.snapshot import RunSnapshots
 from training.stats_log import StatsLog
@@ -40,6 +41,7 @@ class Maintenance:
         log: Statistics and status lines.
         files: Image grids and network snapshots.
         augment: Its p is displayed.
+        metrics: Evaluated at every network snapshot, except the one that a request to stop leaves.
         device: Of this process.
         abort_fn: Asked every tick; True, in all processes alike, ends the run.
         progress_fn: Called with (cur_kimg, total_kimg) at the start and every tick.
@@ -51,6 +53,7 @@ class Maintenance:
         log: StatsLog,
         files: RunSnapshots,
         augment: Augmentation,
+        metrics: MetricRuns,
         device: torch.device,
         abort_fn: Callable[[], bool] | None = None,
         progress_fn: Callable[[float, float], None] | None = None,
@@ -60,6 +63,7 @@ class Maintenance:
         self._log = log
         self._files = files
         self._augment = augment
+        self._metrics = metrics
         self._device = device
         self._abort_fn = abort_fn
         self._progress_fn = progress_fn
@@ -110,10 +114,19 @@ class Maintenance:
             path = self._files.save_networks(cur_nimg)
             if stopped:
                 self._log.write(f"The network so far is in {path}")
+            else:
+                self._evaluate_metrics(path, cur_nimg)
         self._log.flush_tick(cur_nimg)
         self._report_progress(cur_nimg)
         self._cur_tick += 1
         self._tick_start_nimg = cur_nimg
+
+    def _evaluate_metrics(self, snapshot_pkl: str, cur_nimg: int) -> None:
+        with self._log.hidden():
+            values = self._metrics.evaluate(
+                self._files.generator, snapshot_pkl, self._log.write, lambda: self._stop.is_set
+            )
+        self._log.metrics(values, cur_nimg)
 
     def _is_due(self, ticks: int | None) -> bool:
         return ticks is not None and (self.done or self._cur_tick % ticks == 0)

@@ -12,13 +12,17 @@ from typing import Any
 
 import click
 
-from dnnlib.cli import DEVICE, FiniteFloat
+from dnnlib.cli import DEVICE, FiniteFloat, allow_code_option, detector_option
+from metrics.names import METRIC_NAMES
 from networks.presets import DEFAULT_PRESET, PRESETS
 from training.base_configs import AUGMENT_PIPES, CONFIG_NAMES, RESUME_ALIASES
 
 _POSITIVE = click.IntRange(min=1)
 _NON_NEGATIVE = FiniteFloat(min=0)
 _UNIT = FiniteFloat(min=0, max=1)
+
+DEFAULT_METRICS = "fid50k_full"
+"""StyleGAN2-ADA's choice, so that the same command reports the same numbers."""
 
 
 def _option(
@@ -50,6 +54,16 @@ def _option(
     return field(metadata=metadata) if required else field(default=default, metadata=metadata)
 
 
+def _shared_option(decorator: Callable[[Callable], Callable], default_factory: Callable) -> Any:
+    """A dataclass field for an option that other commands have too.
+
+    Args:
+        decorator: Adds the option to a command, under the field's name.
+        default_factory: Makes the value of an option that is not given.
+    """
+    return field(default_factory=default_factory, metadata={"decorator": decorator})
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainOptions:
     """Everything a user can say on the command line of ``train.py``, as typed."""
@@ -60,10 +74,11 @@ class TrainOptions:
     snap: int = _option(_POSITIVE, "Ticks between snapshots", default=50, metavar="TICKS")
     metrics: str = _option(
         str,
-        "Metrics evaluated at every snapshot, comma separated; this version has none",
-        default="none",
+        f"Metrics evaluated at every snapshot: none, or some of {', '.join(METRIC_NAMES)}",
+        default=DEFAULT_METRICS,
         metavar="NAMES",
     )
+    detectors: dict[str, str] = _shared_option(detector_option, dict)
     seed: int = _option(click.IntRange(0, 2**32 - 1), "Random seed", default=0)
     device: str = _option(
         DEVICE,
@@ -144,6 +159,7 @@ class TrainOptions:
         unset="noresume",
         metavar="PKL",
     )
+    allow_code: bool = _shared_option(allow_code_option, bool)
     freezed: int | None = _option(
         click.IntRange(min=0), "Freeze-D: frozen layers of D", unset="0", metavar="LAYERS"
     )
@@ -161,6 +177,9 @@ def click_options(command: Callable) -> Callable:
     """Decorator: add one click option per field of `TrainOptions`."""
     for option in reversed(fields(TrainOptions)):
         info = option.metadata
+        if "decorator" in info:
+            command = info["decorator"](command)
+            continue
         keywords: dict[str, Any] = {} if info["required"] else {"default": option.default}
         command = click.option(
             f"--{option.name.replace('_', '-')}",

@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from dnnlib import UserError
+from metrics.names import parse_metrics
 from networks.presets import DEFAULT_PRESET, PRESETS, Preset
+from networks.shapes import fitting_shapes, shape_problem
 from training.base_configs import (
     RESUME_ALIASES,
     BaseConfig,
@@ -27,6 +29,7 @@ from training.options import TrainOptions
 
 _DEFAULT_ADA_TARGET = 0.6
 _RESUME_ADA_KIMG = 100
+_SMALLEST_SIDE = 8
 
 
 def resolve(
@@ -47,9 +50,10 @@ def resolve(
         UserError: An option contradicts another one, the data or the snapshot.
     """
     metrics = parse_metrics(options.metrics)
-    _check_data(options, facts)
     preset = _choose_preset(options, resume)
-    resolution = facts.image_shape[1]
+    _check_data(options, facts)
+    _check_image_size(options, facts, preset)
+    resolution = max(facts.image_shape[1:])
     base = base_config(options.cfg, resolution, options.gpus)
     networks = _networks(options, base, preset, resume, resolution)
     if resume is not None:
@@ -66,7 +70,7 @@ def resolve(
             use_labels=bool(options.cond),
             max_size=subset,
             xflip=bool(options.mirror),
-            resolution=resolution,
+            image_size=facts.image_shape[1:],
             random_seed=options.seed if subset < facts.num_images else None,
         ),
         networks=networks,
@@ -88,20 +92,6 @@ def resolve(
         ada_kimg=_RESUME_ADA_KIMG if is_resuming else None,
         resume_pkl=RESUME_ALIASES.get(options.resume, options.resume) if is_resuming else None,
         description=describe(options, facts),
-    )
-
-
-def parse_metrics(text: str) -> tuple[str, ...]:
-    """The names of metrics; "" and "none" (any case) mean no metrics.
-
-    Raises:
-        UserError: A metric is named; this version can evaluate none.
-    """
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if not names or [name.lower() for name in names] == ["none"]:
-        return ()
-    raise UserError(
-        f"--metrics={text}: this version evaluates no metrics during training; use --metrics=none."
     )
 
 
@@ -139,13 +129,6 @@ def _given(*values: Any) -> Any:
 
 
 def _check_data(options: TrainOptions, facts: DatasetFacts) -> None:
-    _, height, width = facts.image_shape
-    if height != width or height < 8 or height & (height - 1):
-        raise UserError(
-            f"--data={options.data}: the images have {width}x{height} pixels, but square ones with "
-            "a power of two of at least 8 are needed; dataset_tool.py --transform=center-crop "
-            "--width=N --height=N makes them."
-        )
     if options.cond and facts.label_dim == 0:
         raise UserError(
             f"--cond=1: {options.data} has no labels; a conditional model needs them in "
@@ -159,6 +142,39 @@ def _check_data(options: TrainOptions, facts: DatasetFacts) -> None:
         raise UserError(
             f"--desc={options.desc}: it becomes part of a folder's name, so no slashes."
         )
+
+
+def _check_image_size(options: TrainOptions, facts: DatasetFacts, preset: Preset) -> None:
+    _, height, width = facts.image_shape
+    larger, smaller = fitting_shapes(height, width)
+    if (height, width) == larger and (preset.any_shape or _is_power_of_two_square(height, width)):
+        return
+    what = f"--data={options.data}: the images have {width}x{height} pixels"
+    if not preset.any_shape:
+        side = max(2 ** (min(height, width).bit_length() - 1), _SMALLEST_SIDE)
+        raise UserError(
+            f"{what}, but --generator={preset.name} draws only squares with a power of two of at "
+            f"least {_SMALLEST_SIDE} as side; use --generator={DEFAULT_PRESET}, or dataset_tool.py "
+            f"--transform=center-crop --width={side} --height={side}."
+        )
+    if min(height, width) < _SMALLEST_SIDE:
+        reason = f"but at least {_SMALLEST_SIDE} are needed along each side"
+    else:
+        reason = f"and {shape_problem(height, width)}"
+    cures = [("pad", "adds borders", larger), ("center-crop", "cuts and shrinks", smaller)]
+    raise UserError(
+        f"{what}, {reason}; dataset_tool.py "
+        + " or ".join(
+            f"--transform={kind} --width={size[1]} --height={size[0]} ({effect})"
+            for kind, effect, size in cures
+            if size is not None
+        )
+        + " makes images that fit."
+    )
+
+
+def _is_power_of_two_square(height: int, width: int) -> bool:
+    return height == width and height & (height - 1) == 0
 
 
 def _choose_preset(options: TrainOptions, resume: ResumeFacts | None) -> Preset:
@@ -207,10 +223,10 @@ def _networks(
 def _check_resume(
     options: TrainOptions, facts: DatasetFacts, resume: ResumeFacts, networks: NetworkConfig
 ) -> None:
-    channels, resolution, _ = facts.image_shape
+    channels, height, width = facts.image_shape
     c_dim = facts.label_dim if options.cond else 0
     pairs = (
-        ("image resolution", resume.img_resolution, resolution),
+        ("image size", _size_text(resume.image_size), _size_text((height, width))),
         ("number of image channels", resume.img_channels, channels),
         ("label size (see --cond)", resume.c_dim, c_dim),
         ("--z-dim", resume.z_dim, networks.z_dim),
@@ -225,6 +241,10 @@ def _check_resume(
                 f"--resume={options.resume}: the file's {what} is {in_file}, "
                 f"but this run needs {wanted}."
             )
+
+
+def _size_text(size: tuple[int, int] | None) -> str | None:
+    return None if size is None else f"{size[1]}x{size[0]}"
 
 
 def _batch(options: TrainOptions, base: BaseConfig, mbstd_group: int) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,11 +24,7 @@ from training.interrupt import leave_stopping_to_the_trainer
 if TYPE_CHECKING:
     from training.dataset import Dataset
 
-
-def refuse_metrics(metrics: Sequence[str]) -> None:
-    """Raise a `UserError` if a metric is asked for: this version can evaluate none."""
-    if metrics:
-        raise UserError(f"metrics={list(metrics)}: this version evaluates none during training.")
+_MOST_CHANNELS = 4
 
 
 def prepare_process(
@@ -64,8 +60,18 @@ def prepare_process(
 
 
 def construct_dataset(training_set_kwargs: Mapping[str, Any]) -> Dataset:
-    """Open the training set described by ``class_name`` and its arguments."""
-    return dnnlib.util.construct_class_by_name(**training_set_kwargs)
+    """Open the training set described by ``class_name`` and its arguments.
+
+    Raises:
+        UserError: Its images have more channels than a picture can have.
+    """
+    training_set = dnnlib.util.construct_class_by_name(**training_set_kwargs)
+    if not 1 <= training_set.num_channels <= _MOST_CHANNELS:
+        raise UserError(
+            f"the images of {training_set.name} have {training_set.num_channels} channels, but "
+            "only 1 (grey), 2 (grey, alpha), 3 (RGB) and 4 (RGBA) can be augmented and drawn."
+        )
+    return training_set
 
 
 def print_dataset(training_set: Dataset) -> None:
@@ -178,6 +184,9 @@ def build_networks(
         "img_resolution": training_set.resolution,
         "img_channels": training_set.num_channels,
     }
+    _, height, width = training_set.image_shape
+    if height != width:  # network classes of other people need not know the argument
+        common["img_shape"] = tuple(training_set.image_shape)
     G, D = (
         dnnlib.util.construct_class_by_name(**kwargs, **common)
         .train()
@@ -188,7 +197,7 @@ def build_networks(
     return G, D, copy.deepcopy(G).eval()
 
 
-def resume_networks(name: str, modules: Mapping[str, nn.Module]) -> None:
+def resume_networks(name: str, modules: Mapping[str, nn.Module], allow_code: bool = False) -> None:
     """Copy parameters and buffers of a snapshot into modules of the same names, on process 0.
 
     Tensors that the file lacks keep their values; `equalise_networks` passes all of them on.
@@ -196,6 +205,7 @@ def resume_networks(name: str, modules: Mapping[str, nn.Module]) -> None:
     Args:
         name: File name or URL of the snapshot.
         modules: G, D and G_ema.
+        allow_code: Run the file's own code if it contains something unknown.
 
     Raises:
         UserError: The file is no snapshot, or a tensor has another shape.
@@ -203,7 +213,7 @@ def resume_networks(name: str, modules: Mapping[str, nn.Module]) -> None:
     if not distributed.is_main():
         return
     print(f'Resuming from "{name}"')
-    data = load_snapshot(name)
+    data = load_snapshot(name, allow_code)
     for key, module in modules.items():
         try:
             misc.copy_params_and_buffers(data[key], module, require_all=False)

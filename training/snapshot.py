@@ -182,6 +182,11 @@ class RunSnapshots:
             save_image_grid(images, path, drange=(0, 255), grid_size=grid_size)
             self._grid = FakeGrid(grid_size, labels, modules["G_ema"].z_dim, batch, device)
 
+    @property
+    def generator(self) -> nn.Module:
+        """G_ema as it is; just after `save_networks`, what was written."""
+        return self._modules["G_ema"]
+
     def save_images(self, name: str) -> None:
         """Draw the grid of generated images and write it as ``<name>.png``."""
         if self._grid is not None:

@@ -170,11 +170,16 @@ class StatsLog:
 
     def write(self, text: str = "") -> None:
         """Print a line on process 0 without tearing the progress display."""
-        if not self._is_main:
-            return
+        if self._is_main:
+            with self.hidden():
+                print(text)
+
+    @contextlib.contextmanager
+    def hidden(self) -> Iterator[None]:
+        """Take the progress display away while the body of a with statement prints."""
         # Only the terminal variant of the display has something to clear.
         getattr(self._bar, "clear", lambda: None)()
-        print(text)
+        yield
         getattr(self._bar, "refresh", lambda: None)()
 
     def status(self, cur_tick: int, cur_nimg: int, augment_p: float | None) -> None:
@@ -199,6 +204,10 @@ class StatsLog:
         report("Timing/total_days", total_sec / 86400)
         self.write(" ".join(fields))
 
+    def metrics(self, values: Mapping[str, float], cur_nimg: int) -> None:
+        """Give results of metrics to TensorBoard, as ``Metrics/<key>``."""
+        self._add_scalars({f"Metrics/{key}": value for key, value in values.items()}, cur_nimg)
+
     def flush_tick(self, cur_nimg: int) -> None:
         """Average over all processes, write the JSON line and TensorBoard's. Collective.
 
@@ -209,14 +218,19 @@ class StatsLog:
         if self._is_main:
             with open(self._jsonl_path, "a", encoding="utf-8") as file:
                 file.write(json_line(self._collector.as_dict(), time.time()) + "\n")
-        if self._tensorboard is not None:
-            step, walltime = int(cur_nimg / 1e3), time.time() - self._start_sec
-            for name, value in self._collector.as_dict().items():
-                self._tensorboard.add_scalar(name, value.mean, global_step=step, walltime=walltime)
-            self._tensorboard.flush()
+        stats = self._collector.as_dict()
+        self._add_scalars({name: value.mean for name, value in stats.items()}, cur_nimg)
         self._tick_start_nimg = cur_nimg
         self._tick_start_sec = time.time()
         self._maintenance_sec = self._tick_start_sec - self._tick_end_sec
+
+    def _add_scalars(self, values: Mapping[str, float], cur_nimg: int) -> None:
+        if self._tensorboard is None:
+            return
+        step, walltime = int(cur_nimg / 1e3), time.time() - self._start_sec
+        for name, value in values.items():
+            self._tensorboard.add_scalar(name, value, global_step=step, walltime=walltime)
+        self._tensorboard.flush()
 
     def close(self) -> None:
         """Close files and the progress display."""

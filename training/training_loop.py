@@ -11,6 +11,7 @@ from training import setup
 from training.ema import EMA
 from training.inputs import choose_device
 from training.maintenance import Maintenance, Schedule
+from training.metric_runs import MetricRuns
 from training.phases import build_phases, run_phase
 from training.snapshot import RunSnapshots, setup_snapshot_image_grid
 from training.stats_log import StatsLog
@@ -53,6 +54,8 @@ def training_loop(
     abort_fn: Callable[[], bool] | None = None,
     progress_fn: Callable[[float, float], None] | None = None,
     device: str = "auto",
+    detectors: dict[str, str] | None = None,
+    allow_code: bool = False,
 ) -> None:
     """Train G and D on a data set; write images, networks and statistics into ``run_dir``.
 
@@ -61,7 +64,7 @@ def training_loop(
         training_set_kwargs, G_kwargs, D_kwargs, G_opt_kwargs, D_opt_kwargs, augment_kwargs,
             loss_kwargs: ``class_name`` and constructor arguments. augment_kwargs None = nothing.
         data_loader_kwargs: For `torch.utils.data.DataLoader`.
-        metrics: Must be empty in this version.
+        metrics: Names of those that are evaluated at network snapshots.
         random_seed: Every process derives its own seed from it.
         num_gpus, rank: Size of the process group and place in it; the caller has initialised it.
         batch_size, batch_gpu: Images per step of all processes; per process and round.
@@ -76,12 +79,24 @@ def training_loop(
         abort_fn: Called every tick; True, in all processes alike, ends the training.
         progress_fn: Called with (cur_kimg, total_kimg) at the start and every tick.
         device: "auto" = cuda or else cpu, "cpu", "cuda", "mps".
+        detectors: Feature detector -> file, see `metrics.detectors`.
+        allow_code: Run the code of the snapshot to resume from if it contains something unknown.
 
     Raises:
-        UserError: The data or the snapshot cannot be used.
+        UserError: The data or the snapshot cannot be used, or a metric is unknown.
     """
-    setup.refuse_metrics(metrics)
     torch_device = rank_device(choose_device(device, num_gpus), rank)
+    metric_runs = MetricRuns(
+        metrics,
+        run_dir,
+        training_set_kwargs,
+        data_loader_kwargs,
+        num_gpus,
+        rank,
+        torch_device,
+        random_seed,
+        detectors,
+    )
     setup.prepare_process(random_seed, num_gpus, rank, torch_device, cudnn_benchmark, allow_tf32)
     print0("Loading training set...")
     training_set = setup.construct_dataset(training_set_kwargs)
@@ -92,7 +107,7 @@ def training_loop(
     print0("Constructing networks...")
     G, D, G_ema = setup.build_networks(G_kwargs, D_kwargs, training_set, torch_device)
     if resume_pkl is not None:
-        setup.resume_networks(resume_pkl, {"G": G, "D": D, "G_ema": G_ema})
+        setup.resume_networks(resume_pkl, {"G": G, "D": D, "G_ema": G_ema}, allow_code)
     setup.print_networks(G, D, batch_gpu, torch_device)
     print0("Setting up augmentation...")
     augment = setup.Augmentation(
@@ -130,7 +145,9 @@ def training_loop(
         image_snapshot_ticks=image_snapshot_ticks,
         network_snapshot_ticks=network_snapshot_ticks,
     )
-    run = Maintenance(schedule, log, files, augment, torch_device, abort_fn, progress_fn)
+    run = Maintenance(
+        schedule, log, files, augment, metric_runs, torch_device, abort_fn, progress_fn
+    )
     cur_nimg = batch_idx = 0
     with run:
         while not run.done:

@@ -124,7 +124,7 @@ def test_dictionary_has_the_documented_keys_in_order():
     adam = {"class_name": "torch.optim.Adam", "lr": 0.0025, "betas": [0, 0.99], "eps": 1e-8}
     assert result["G_opt_kwargs"] == result["D_opt_kwargs"] == adam
     assert list(result["loss_kwargs"]) == ["class_name", "r1_gamma"]
-    assert result["metrics"] == []
+    assert result["metrics"] == ["fid50k_full"]
     assert result["ema_rampup"] is None and result["ada_kimg"] == 100
     assert result["resume_pkl"] == RESUME_ALIASES["ffhq256"]
 
@@ -260,7 +260,7 @@ def test_new_options_reach_their_place():
 
 def test_resume_takes_the_files_architecture():
     file = ResumeFacts(
-        preset="inr-gan", img_resolution=64, img_channels=3, c_dim=0, z_dim=32, w_dim=48,
+        preset="inr-gan", image_size=(64, 64), img_channels=3, c_dim=0, z_dim=32, w_dim=48,
         map_depth=4, channel_base=512, channel_max=16,
     )  # fmt: skip
     config = configure(resume="a.pkl")
@@ -276,7 +276,7 @@ def test_resume_takes_the_files_architecture():
     refused("inr-gan generator", generator="stylegan2")
     refused("label size .* is 0", cond=True)
     refused("--cbase is 512", cbase=1024)
-    with pytest.raises(UserError, match="resolution is 64.*32"):
+    with pytest.raises(UserError, match="image size is 64x64.*32x32"):
         resolve(TrainOptions(outdir="o", data="d", resume="a.pkl"), facts(32), file)
 
 
@@ -300,7 +300,7 @@ def test_alias_is_a_stylegan2_generator():
 @pytest.mark.parametrize(
     ("options", "pattern"),
     [
-        ({"metrics": "fid50k_full"}, "--metrics=fid50k_full"),
+        ({"metrics": "fid50k_full,fid50"}, "'fid50'.*fid50k_full, kid50k_full"),
         ({"subset": 25}, "--subset=25.*24"),
         ({"batch": 9, "gpus": 2}, r"--batch=9.*--gpus=2.*--batch=8"),
         ({"batch": 1, "gpus": 3}, "--batch=3"),
@@ -319,12 +319,35 @@ def test_refusals_name_option_and_value(options, pattern):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("generator", ["stylegan2", "inr-gan", "inr-gan-bil"])
-@pytest.mark.parametrize("shape", [(3, 48, 64), (3, 48, 48), (3, 4, 4)])
-def test_only_square_powers_of_two(generator, shape):
+@pytest.mark.parametrize(
+    ("generator", "shape", "pattern"),
+    [
+        ("stylegan2", (48, 64), "64x48 pixels.*generator=stylegan2 .*squares.*=32 --height=32"),
+        ("stylegan2", (48, 48), "48x48 pixels.*=inr-gan-bil, or .*center-crop --width=32"),
+        ("stylegan2", (4, 4), "4x4 pixels.*--width=8"),
+        ("inr-gan", (418, 418), "418x418 .*only down to 209x209.*pad --width=448 --height=448.* or "
+                                ".*center-crop --width=384 --height=384"),
+        ("inr-gan-bil", (720, 1280), "1280x720 .*pad --width=1280 --height=768"),
+        ("inr-gan", (4, 12), "12x4 .*at least 8 .*pad --width=12 --height=8 .adds borders. makes"),
+    ],
+)  # fmt: skip
+def test_image_sizes_that_do_not_fit(generator, shape, pattern):
     given = TrainOptions(outdir="o", data="d.zip", generator=generator)
-    with pytest.raises(UserError, match=rf"{shape[2]}x{shape[1]} pixels.*center-crop"):
-        resolve(given, dataclasses.replace(FACTS, image_shape=shape))
+    with pytest.raises(UserError, match=pattern) as caught:
+        resolve(given, dataclasses.replace(FACTS, image_shape=(3, *shape)))
+    assert "\n" not in str(caught.value) and str(caught.value).startswith("--data=d.zip: ")
+
+
+@pytest.mark.parametrize("shape", [(64, 96), (96, 64), (48, 48), (768, 1280), (8, 16)])
+def test_any_shape_that_halves(shape):
+    config = resolve(
+        TrainOptions(outdir="o", data="d.zip"), dataclasses.replace(FACTS, image_shape=(3, *shape))
+    )
+    side = max(shape)
+    assert config.r1_gamma == pytest.approx(0.0002 * side**2 / config.batch_size)
+    wanted = config.to_dict("r")["training_set_kwargs"]["resolution"]
+    assert wanted == (list(shape) if shape[0] != shape[1] else side)
+    assert f"0.0002 * {side}^2" in "\n".join(explain(config))
 
 
 def test_conditional_needs_labels():
@@ -336,6 +359,18 @@ def test_conditional_needs_labels():
 @pytest.mark.parametrize("name", ["", "none", "None", "NONE"])
 def test_no_metrics(name):
     assert configure(metrics=name).to_dict("r")["metrics"] == []
+
+
+def test_metrics_and_their_detectors():
+    config = configure(metrics=" kid50k, fid5k,kid50k", detectors={"vgg16": "v.pt"})
+    result = config.to_dict("r")
+    assert result["metrics"] == ["kid50k", "fid5k"] and result["detectors"] == {"vgg16": "v.pt"}
+    assert "detectors" not in configure().to_dict("r")
+
+
+def test_code_of_the_resumed_file_is_run_on_request_only():
+    assert configure(allow_code=True).to_dict("r")["allow_code"] is True
+    assert "allow_code" not in configure().to_dict("r")
 
 
 def test_augment_pipes():
