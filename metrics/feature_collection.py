@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ from torch_utils.images import to_uint8
 _BATCH_SIZE = 64
 _BATCH_GEN = 4
 _MAX_WORKERS = 3
-_BATCHES_PER_WORKER = 4
+_IMAGES_PER_WORKER = 256  # starting one for fewer takes longer than it saves
 
 
 def load_detector_for(opts: MetricOptions, url: str) -> Detector:
@@ -130,7 +131,7 @@ def _real_images(
     num_rounds = -(-num_items // opts.num_gpus)
     items = [(i * opts.num_gpus + opts.rank) % num_items for i in range(num_rounds)]
     if loader_kwargs is None:
-        workers = min(_MAX_WORKERS, len(items) // (batch_size * _BATCHES_PER_WORKER))
+        workers = min(_MAX_WORKERS, os.cpu_count() or 1, len(items) // _IMAGES_PER_WORKER)
         loader_kwargs = {"pin_memory": True, "num_workers": workers, "prefetch_factor": 2}
     kwargs = dict(loader_kwargs)
     if opts.device.type != "cuda":

@@ -74,14 +74,14 @@ def load_arrays(path: str, key: str) -> dict[str, np.ndarray] | None:
 
     A damaged file is worth one line, not an error: what it held can be computed again.
     """
+    if not os.path.isfile(path):
+        return None
     try:
         arrays = read_arrays(path)
         if str(arrays.pop("key", "")) != key:
             raise ValueError("it belongs to other images or another detector")
         FeatureStats.from_arrays(arrays)
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
+    except (FileNotFoundError, ValueError) as error:
         print(f"Statistics of the real images are computed again: {path!r} is damaged ({error})")
         return None
     return arrays

@@ -27,7 +27,14 @@ FACES = ("torch_utils/ops/", "training/networks.py")
 # The diagnosis asks the ops for their state, inside a function.
 EXCEPTIONS = {("torch_utils/info.py", "ops")}
 # Nothing that decides about --help may load torch.
-WITHOUT_TORCH = ("dnnlib/", "networks/__init__.py", "networks/presets.py", "networks/shapes.py")
+WITHOUT_TORCH = (
+    "dnnlib/",
+    "networks/__init__.py",
+    "networks/presets.py",
+    "networks/shapes.py",
+    "metrics/__init__.py",
+    "metrics/names.py",
+)
 
 MAX_FILE_LINES = 400
 MAX_TEST_FILE_LINES = 600
