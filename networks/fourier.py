@@ -116,4 +116,5 @@ def axis_taps(taps: Taps, device: torch.device) -> AxisTaps:
         torch.from_numpy(taps.weight).float().to(device),
         taps.num_cells,
         taps.doubling,
+        taps.aligned,
     )

@@ -6,8 +6,9 @@ Presets `inr-gan-published` and `inr-gan-bil-published` (configurations `inr-gan
 samples at the cells' corners, bilinear interpolation with aligned corners, and instance norm
 (features divided by their standard deviation over the training grid).
 
-Opening a published snapshot: `Generator(**published_config.published_arguments(init_kwargs))`,
-with the `_init_kwargs` of the file's Generator, takes the file's state_dict strictly.
+Opening a published snapshot: `Generator(**init_kwargs, preset=...)`, with the `_init_kwargs` of the
+file's Generator, among them `cfg` as plain dictionaries (`${a.b}` references may stay), takes the
+file's state_dict strictly. The preset follows from `cfg["upsampling_mode"]`.
 """
 
 from __future__ import annotations

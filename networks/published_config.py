@@ -15,7 +15,6 @@ from typing import Any
 # The published names of FMM activations and the rows of the table in `ops.fmm`; any other
 # published name means "none".
 _PUBLISHED_FMM = {"demod": "demod", "tanh": "tanh", "sigmoid": "half-sigmoid"}
-_PRESET_OF_UPSAMPLING = {"nearest": "inr-gan-published", "bilinear": "inr-gan-bil-published"}
 # Used by the published training script or for caching, without meaning for the network.
 _IGNORED_KEYS = ("fp32", "fmaps", "mapping_net_n_layers", "low_res_cfg", "medium_res_cfg")
 _EMBEDDING_SIZES = (
@@ -157,27 +156,6 @@ def _published_coords(low: dict[str, Any], medium: dict[str, Any]) -> dict[str, 
     }
 
 
-def published_arguments(init_kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of our Generator from those of a published one.
-
-    `Generator(**published_arguments(init_kwargs))` has the names and shapes of the published
-    snapshot's state_dict, `init_kwargs` being the `_init_kwargs` of its Generator.
-
-    Args:
-        init_kwargs: z_dim, c_dim, w_dim, img_resolution, img_channels, mapping_kwargs,
-            synthesis_kwargs and cfg (a plain dictionary, `${a.b}` references allowed).
-
-    Returns:
-        The same with `preset` and the cfg's references resolved.
-
-    Raises:
-        ValueError: The cfg is of another architecture.
-    """
-    cfg = resolve_references(init_kwargs["cfg"])
-    upsampling = published_settings(cfg).upsampling
-    return {**init_kwargs, "cfg": cfg, "preset": _PRESET_OF_UPSAMPLING[upsampling]}
-
-
 def resolve_references(cfg: Mapping[str, Any]) -> dict[str, Any]:
     """Replaces each `${a.b}` by a copy of what the root of cfg holds under a, b.
 
@@ -245,7 +223,7 @@ def published_settings(cfg: Mapping[str, Any]) -> PublishedSettings:
     """
     root = _Section(resolve_references(cfg), "cfg")
     upsampling = root.take("upsampling_mode")
-    if upsampling not in _PRESET_OF_UPSAMPLING:
+    if upsampling not in ("nearest", "bilinear"):
         raise ValueError(
             f"cfg.upsampling_mode={upsampling} is not supported, only nearest and bilinear; "
             "the published configurations stylegan2 and original correspond to preset stylegan2"

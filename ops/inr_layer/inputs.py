@@ -15,16 +15,18 @@ class AxisTaps(NamedTuple):
 
     Attributes:
         index: int64 [n, T], T = 1 (nearest) or 2 (bilinear).
-        weight: float [n, T].
+        weight: float [n, T], rows sum to 1.
         size: Number of lattice entries along this axis.
         doubling: Offset of the first point among the halves of the entries, where both are
             consecutive cells of lattices R and 2R; None otherwise.
+        aligned: Whether the n points divide the way from the first entry to the last evenly.
     """
 
     index: Tensor
     weight: Tensor
     size: int
     doubling: int | None = None
+    aligned: bool = False
 
     def matrix(self, dtype: torch.dtype) -> Tensor:
         """The same map as a dense matrix [n, size]."""
@@ -85,4 +87,4 @@ class CoordFeatures(NamedTuple):
             elif name == "shared":
                 part = part[None]
             full.append(part.expand(batch, part.shape[1], height, width))
-        return torch.cat(full, dim=1)
+        return full[0] if len(full) == 1 else torch.cat(full, dim=1)

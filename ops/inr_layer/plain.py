@@ -3,8 +3,8 @@
 * A 1x1 layer commutes with upsampling, W up(x) = up(W x): the features of the lattice below are
   multiplied on that lattice, a quarter of the work.
 * Coordinate features are the same for the whole batch, but for those predicted per image: one
-  matrix product serves all images, [N O, E] x [E, H W]. The bias rides along as the weight of a
-  feature that is 1. Every product adds to the sum so far, so no term costs a pass of its own.
+  matrix product serves all images, [N O, E] x [E, H W]. The bias is added below, where there are
+  fewest values. Every product adds to the sum so far, so no term costs a pass of its own.
 * Where nothing is shared, the bias joins the first product: up(W x + b) = up(W x) + b.
 * Activations with f(g x) = g f(x) take their gain in the weights, a tiny tensor.
 """
@@ -36,6 +36,9 @@ def lattice_upsample(x: Tensor, rows: AxisTaps, cols: AxisTaps, impl: str = "aut
         top, left = rows.doubling, cols.doubling
         bottom, right = top + rows.index.shape[0], left + cols.index.shape[0]
         return doubled[:, :, top:bottom, left:right]
+    if rows.aligned and cols.aligned:
+        size = (rows.index.shape[0], cols.index.shape[0])
+        return F.interpolate(x, size=size, mode="bilinear", align_corners=True)
     # Arbitrary taps; the axis that grows less goes first, so that less is gathered.
     if rows.index.shape[0] * cols.size <= cols.index.shape[0] * rows.size:
         return _inr_gather(_inr_gather(x, rows, 2), cols, 3)
@@ -70,11 +73,11 @@ def inr_layer(
         return _inr_activate(y, late, act, gain, clamp)
     y, has_shared = None, bool(coords.without_own().parts())
     if x is not None:
-        y = _inr_product(weight[:, :, :num_features], x, None if has_shared else bias)
+        y = _inr_product(weight[:, :, :num_features], x, bias)
         y = y if taps is None else lattice_upsample(y, *taps)
     w_coords = weight[:, :, num_features:]
     if has_shared:
-        y = _inr_add_coords(y, w_coords, bias, coords)
+        y = _inr_add_coords(y, w_coords, bias if y is None else None, coords)
     elif y is None:
         y = _inr_product(w_coords, coords.own, bias)
     else:
@@ -99,16 +102,15 @@ def _inr_add_coords(
     num_own = 0 if coords.own is None else coords.own.shape[1]
     w_shared, w_own = weight.split([weight.shape[2] - num_own, num_own], dim=2)
     height, width = coords.grid_size() if y is None else y.shape[2:]
-    one = weight.new_ones([1, height * width])
-    shared = coords.without_own()
-    shared = torch.cat([shared.dense(1, height, width)[0].flatten(1), one])
-    offset = weight.new_zeros([out_channels]) if bias is None else bias
-    w_shared = torch.cat([w_shared, offset[..., None].expand(batch, -1, 1)], dim=2)
+    shared = coords.without_own().dense(1, height, width)[0].flatten(1)
     w_shared = w_shared.reshape(batch * out_channels, -1)
-    if y is None:
-        y = w_shared @ shared
-    else:
+    if y is not None:
         y = torch.addmm(y.reshape(batch * out_channels, -1), w_shared, shared)
+    elif bias is not None:
+        offset = bias.expand(batch, -1).reshape(-1, 1)
+        y = torch.addmm(offset, w_shared, shared)
+    else:
+        y = w_shared @ shared
     y = y.view(batch, out_channels, -1)
     if coords.own is not None:
         y = torch.baddbmm(y, w_own, coords.own.flatten(2))
