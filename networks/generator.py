@@ -8,11 +8,22 @@ from typing import Any
 from torch import Tensor, nn
 
 from networks.discriminator import Discriminator
+from networks.hyper import MultiScaleSynthesis, SingleScaleSynthesis
+from networks.hyper_mapping import HyperMapping
 from networks.inr import INRSynthesis
 from networks.mapping import MappingNetwork
 from networks.presets import get_preset
 from networks.published import PublishedSynthesis
 from networks.stylegan2 import SynthesisNetwork
+
+FAMILIES = {
+    "stylegan2": (SynthesisNetwork, MappingNetwork),
+    "inr": (INRSynthesis, MappingNetwork),
+    "published": (PublishedSynthesis, MappingNetwork),
+    "multiscale": (MultiScaleSynthesis, HyperMapping),
+    "singlescale": (SingleScaleSynthesis, HyperMapping),
+}
+"""Synthesis and mapping network of the presets, by `Preset.family`."""
 
 
 class Generator(nn.Module):
@@ -27,7 +38,7 @@ class Generator(nn.Module):
         w_dim: Dimensionality of w.
         img_resolution: max(H, W), >= 4.
         img_channels: 1 to 4.
-        mapping_kwargs: Further arguments of `MappingNetwork`; None = none.
+        mapping_kwargs: Further arguments of the mapping network; None = none.
         synthesis_kwargs: Further arguments of the synthesis network; None = none.
         preset: A name of `networks.presets.PRESETS`.
         more_synthesis_kwargs: The same as synthesis_kwargs, given directly (StyleGAN3's style).
@@ -62,7 +73,8 @@ class Generator(nn.Module):
             **kwargs,
         )
         self.num_ws = self.synthesis.num_ws
-        self.mapping = MappingNetwork(
+        _, mapping_class = FAMILIES[get_preset(preset).family]
+        self.mapping = mapping_class(
             z_dim=z_dim, c_dim=c_dim, w_dim=w_dim, num_ws=self.num_ws, **(mapping_kwargs or {})
         )
 
@@ -76,6 +88,20 @@ class Generator(nn.Module):
     def continuous(self) -> bool:
         """Whether `synthesis.render` exists."""
         return get_preset(self.preset).continuous
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """All parameters, by the learning rate that they need relative to each other.
+
+        Returns:
+            "hypernetwork": of the paper's models, mapping network and output projection; "shared":
+            all others.
+        """
+        slow = []
+        if hasattr(self.synthesis, "hypernetwork_parameters"):
+            slow = [*self.mapping.parameters(), *self.synthesis.hypernetwork_parameters()]
+        known = {id(parameter) for parameter in slow}
+        rest = [parameter for parameter in self.parameters() if id(parameter) not in known]
+        return {"hypernetwork": slow, "shared": rest}
 
     def forward(
         self,
@@ -125,10 +151,8 @@ def build_synthesis(preset: str, **kwargs: Any) -> nn.Module:
                 f"preset {preset} draws squares, not {width}x{height} (width x height); "
                 "inr-gan and inr-gan-bil draw any shape."
             )
-    if found.upsampling is None:
-        return SynthesisNetwork(**kwargs)
-    network = PublishedSynthesis if found.published else INRSynthesis
-    return network(**{"upsampling": found.upsampling, **kwargs})
+    synthesis_class, _ = FAMILIES[found.family]
+    return synthesis_class(**{**found.synthesis_kwargs, **kwargs})
 
 
 def build_generator(

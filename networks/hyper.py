@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from networks.hyper_block import HyperBlock, HyperBlockWeights
+from networks.hyper_layers import PlainLinear
 from networks.lattice import AxisLevel, Sampling
 from networks.layers import check_choice
 from networks.render import ContinuousSynthesis
@@ -61,9 +62,8 @@ class HyperSynthesis(ContinuousSynthesis):
         self.num_ws = sum(block.num_conv for block in blocks)
         self.latent_channels = latent_channels
         self.num_theta = sum(size for size, _ in self._pieces())
-        self.to_theta = nn.Linear(self.w_dim, latent_channels or self.num_theta)
-        with torch.no_grad():
-            self.to_theta.bias.mul_(self.w_dim**-0.5)
+        num_outputs = latent_channels or self.num_theta
+        self.to_theta = PlainLinear(self.w_dim, num_outputs, bias_gain=self.w_dim**-0.5)
 
     @property
     def sampling(self) -> Sampling:

@@ -16,9 +16,34 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ops.fmm import fmm
+
+
+class PlainLinear(nn.Module):
+    """y = W x + b with `torch.nn.Linear`'s initial values, without equalised learning rate.
+
+    Weights and biases start uniform in +-1/sqrt(in_features). A class of this project because
+    snapshots may only refer to those.
+
+    Args:
+        in_features: Length of x.
+        out_features: Length of y.
+        bias_gain: Factor of the initial bias.
+    """
+
+    def __init__(self, in_features: int, out_features: int, bias_gain: float = 1.0) -> None:
+        super().__init__()
+        bound = in_features**-0.5
+        self.weight = nn.Parameter(torch.empty(out_features, in_features).uniform_(-bound, bound))
+        bound = bound * bias_gain
+        self.bias = nn.Parameter(torch.empty(out_features).uniform_(-bound, bound))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps [..., in_features] to [..., out_features]."""
+        return F.linear(x, self.weight, self.bias)
 
 
 class HyperWeights(NamedTuple):

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from networks.hyper_layers import PlainLinear
 from networks.mapping import MappingBase
 
 
@@ -13,8 +14,7 @@ class HyperMapping(MappingBase):
     """The hypernetwork up to its last hidden layer, which is w (W space of the paper).
 
     h1 = relu(L1 [z; norm2(embed(c))]), h_{i+1} = h_i + g_i relu(L_{i+1} h_i), g_i learned scalars;
-    z is not normalised, layers are PyTorch's own, initialised as PyTorch does, without equalised
-    learning rates.
+    z is not normalised, layers are initialised as PyTorch does, without equalised learning rates.
 
     Args:
         z_dim, c_dim, w_dim, num_ws, w_avg_beta: See `MappingBase`; all layers have w_dim units.
@@ -37,12 +37,12 @@ class HyperMapping(MappingBase):
         super().__init__(z_dim, c_dim, w_dim, num_ws, num_layers, w_avg_beta)
         embed_features = w_dim if embed_features is None else embed_features
         if c_dim > 0:
-            self.embed = nn.Linear(c_dim, embed_features)
+            self.embed = PlainLinear(c_dim, embed_features)
         else:
             embed_features = 0
-        self.fc0 = nn.Linear(z_dim + embed_features, w_dim)
+        self.fc0 = PlainLinear(z_dim + embed_features, w_dim)
         for index in range(1, num_layers):
-            self.add_module(f"fc{index}", nn.Linear(w_dim, w_dim))
+            self.add_module(f"fc{index}", PlainLinear(w_dim, w_dim))
             self.register_parameter(f"gain{index}", nn.Parameter(torch.tensor(initial_gain)))
 
     def prepare_z(self, z: Tensor) -> Tensor:

@@ -14,6 +14,10 @@ from torch import nn
 from networks import (
     discriminator,
     generator,
+    hyper,
+    hyper_block,
+    hyper_layers,
+    hyper_mapping,
     inr,
     layers,
     mapping,
@@ -59,6 +63,10 @@ for _module in (
     published_fields,
     published_block,
     published,
+    hyper_layers,
+    hyper_mapping,
+    hyper_block,
+    hyper,
     generator,
 ):
     persistence.register(module_classes(_module), source=portable.source, module=_module.__name__)
