@@ -55,7 +55,7 @@ class Job:
     "--trunc",
     "psi",
     metavar="PSI",
-    type=dnnlib.cli.FiniteFloat(),
+    type=dnnlib.cli.FINITE_FLOAT,
     default=1.0,
     help="Truncation; 0 = average image.",
 )

@@ -56,7 +56,7 @@ MAX_PIXELS = 16384 * 16384
     "--trunc",
     "psi",
     metavar="PSI",
-    type=dnnlib.cli.FiniteFloat(),
+    type=dnnlib.cli.FINITE_FLOAT,
     default=1.0,
     help="Truncation; 0 = average image.",
 )

@@ -171,8 +171,8 @@ class _Region(click.ParamType):
         return Fraction(numerator.strip()) / Fraction(denominator.strip() or 1)
 
 
-class FiniteFloat(click.FloatRange):
-    """A number within bounds, all optional, as `click.FloatRange`, but neither nan nor infinite.
+class FiniteRange(click.FloatRange):
+    """As `click.FloatRange`, but neither nan nor infinite.
 
     click lets `nan` through any range, because comparing with it is always false.
     """
@@ -180,10 +180,29 @@ class FiniteFloat(click.FloatRange):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        number = super().convert(value, param, ctx)
-        if not math.isfinite(number):
-            self.fail(f"{value!r} is not a finite number", param, ctx)
-        return number
+        return _finite(self, super().convert(value, param, ctx), param, ctx)
+
+
+class _FiniteFloat(click.ParamType):
+    """Any number that is neither nan nor infinite."""
+
+    name = "float"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        return _finite(self, click.FLOAT.convert(value, param, ctx), param, ctx)
+
+
+def _finite(
+    kind: click.ParamType,
+    number: float,
+    param: click.Parameter | None,
+    ctx: click.Context | None,
+) -> float:
+    if not math.isfinite(number):
+        kind.fail(f"'{number}' is not a finite number", param, ctx)
+    return number
 
 
 class CommaList(click.ParamType):
@@ -232,6 +251,7 @@ class _Device(click.ParamType):
 SEEDS = _Seeds()
 SIZE = _Size()
 REGION = _Region()
+FINITE_FLOAT = _FiniteFloat()
 COMMA_LIST = CommaList()
 DEVICE = _Device()
 

@@ -12,14 +12,14 @@ from typing import Any
 
 import click
 
-from dnnlib.cli import DEVICE, FiniteFloat, allow_code_option, detector_option
+from dnnlib.cli import DEVICE, FiniteRange, allow_code_option, detector_option
 from metrics.names import METRIC_NAMES
 from networks.presets import DEFAULT_PRESET, PRESETS
 from training.base_configs import AUGMENT_PIPES, CONFIG_NAMES, RESUME_ALIASES
 
 _POSITIVE = click.IntRange(min=1)
-_NON_NEGATIVE = FiniteFloat(min=0)
-_UNIT = FiniteFloat(min=0, max=1)
+_NON_NEGATIVE = FiniteRange(min=0)
+_UNIT = FiniteRange(min=0, max=1)
 
 DEFAULT_METRICS = "fid50k_full"
 """StyleGAN2-ADA's choice, so that the same command reports the same numbers."""
@@ -114,7 +114,7 @@ class TrainOptions:
         _POSITIVE, "Length of the training", unset="from --cfg", metavar="KIMG"
     )
     tick: float | None = _option(
-        FiniteFloat(min=0, min_open=True),
+        FiniteRange(min=0, min_open=True),
         "Time between status lines",
         unset="4; tiny: 1",
         metavar="KIMG",
