@@ -1,9 +1,11 @@
-"""Read network snapshots, and rewrite them in today's format.
+"""Read network snapshots, and rewrite them in today's formats.
 
 Nothing that the file contains is run: see `torch_utils.persistence.read`.
 
 Example:
-    python legacy.py --source=network-snapshot-000100.pkl --dest=new.pkl
+    python legacy.py --source=network-snapshot-000100.pkl --dest=new.safetensors
+    python legacy.py --source=new.safetensors --dest=network-snapshot-000100.pkl
+    python legacy.py --source=network-snapshot-000100.pkl --dest=small.safetensors --g-only
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ def load_network_pkl(
     """Reads a network snapshot.
 
     Args:
-        f: The file, opened in binary mode.
+        f: The file (.pkl or .safetensors), opened in binary mode.
         force_fp16: Rebuild D and StyleGAN2 generators so that their four highest resolutions
             compute in float16 (num_fp16_res=4, conv_clamp=256), with the same weights.
         allow_code: Run the file's own code if it contains something unknown. Only for files whose
@@ -76,7 +78,12 @@ def _with_fp16(network: nn.Module | None) -> nn.Module | None:
 
 @dnnlib.cli.command()
 @click.option("--source", metavar="FILE|URL", required=True, help="Network snapshot to read.")
-@click.option("--dest", metavar="FILE.pkl", required=True, help="Network snapshot to write.")
+@click.option(
+    "--dest",
+    metavar="FILE",
+    required=True,
+    help="Network snapshot to write: .pkl or .safetensors.",
+)
 @click.option(
     "--force-fp16",
     type=bool,
@@ -84,9 +91,14 @@ def _with_fp16(network: nn.Module | None) -> nn.Module | None:
     default=False,
     help="Compute the four highest resolutions of D and StyleGAN2's G in float16.",
 )
+@click.option(
+    "--g-only",
+    is_flag=True,
+    help="Write G_ema alone: enough for everything but training, and a third of the size.",
+)
 @dnnlib.cli.allow_code_option
-def main(source: str, dest: str, force_fp16: bool, allow_code: bool) -> None:
-    """Rewrite a network snapshot in today's format."""
+def main(source: str, dest: str, force_fp16: bool, g_only: bool, allow_code: bool) -> None:
+    """Rewrite a network snapshot in one of today's formats."""
     from networks import snapshot_file
 
     snapshot_file.check_suffix(dest, "--dest")
@@ -94,8 +106,11 @@ def main(source: str, dest: str, force_fp16: bool, allow_code: bool) -> None:
     data = snapshot_file.read_snapshot(source, option="--source", allow_code=allow_code)
     if force_fp16:
         data = _force_fp16(data)
+    if g_only:
+        data = {"training_set_kwargs": data["training_set_kwargs"], "G_ema": data["G_ema"]}
+    made_from = snapshot_file.identify(source, option="--source")
     print(f'Saving "{dest}"...')
-    snapshot_file.write_snapshot(dest, data)
+    snapshot_file.write_snapshot(dest, data, made_from=made_from)
     print("Done.")
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 import dnnlib
+from networks.published_config import published_settings, resolve_references
 from torch_utils import persistence, snapshot_reader
 from torch_utils.pickle_records import ObjectRecord, PersistentRecord, Refused
 from torch_utils.snapshot_reader import ModuleState
@@ -62,7 +63,7 @@ _WITHOUT_EFFECT = frozenset(("fused_modconv_default",))
 # Buffers that our constructors compute, so that files may lack them or have more of them.
 _COMPUTED = ("resample_filter", "w_avg_beta")
 
-_UPSAMPLING_PRESETS = {"nearest": "inr-gan-published", "bilinear": "inr-gan-bil-published"}
+_PUBLISHED_PRESETS = {"nearest": "inr-gan-published", "bilinear": "inr-gan-bil-published"}
 
 Arguments = dict[str, Any]
 
@@ -108,8 +109,8 @@ def build(class_name: str, arguments: Arguments, state: ModuleState) -> nn.Modul
         dnnlib.UserError: The file is damaged.
     """
     cls = persistence.own_class(class_name)
-    network = snapshot_reader.construct(cls, (), arguments, state.nbytes_stored)
     try:
+        network = snapshot_reader.construct(cls, (), arguments, state.nbytes_stored)
         state.fill(network, optional=_COMPUTED)
     except persistence.Mismatch as error:
         raise Refused(f"a {class_name} that is built otherwise than ours ({error})") from None
@@ -191,20 +192,21 @@ def _generator(record: PersistentRecord, args: tuple[Any, ...], kwargs: Argument
     cfg = inner.pop("cfg", cfg)
     synthesis = _checked("a synthesis network", inner, _SYNTHESIS)
     if cfg is not None:
-        result["preset"] = _published_preset(cfg)
-        synthesis["cfg"] = cfg
+        result["preset"], synthesis["cfg"] = _published(cfg)
     else:
         resolution = result.get("img_resolution")
         _fill_defaults(synthesis, _half_precision(record, ("synthesis",), resolution))
     return {**result, "mapping_kwargs": mapping, "synthesis_kwargs": synthesis}
 
 
-def _published_preset(cfg: object) -> str:
-    """Name of our preset for a configuration of the published INR-GAN code."""
-    mode = cfg.get("upsampling_mode") if isinstance(cfg, dict) else cfg
-    if mode not in _UPSAMPLING_PRESETS:
-        raise Refused(f"an INR-GAN generator with upsampling_mode {str(mode)[:40]!r}")
-    return _UPSAMPLING_PRESETS[mode]
+def _published(cfg: object) -> tuple[str, Arguments]:
+    """Our preset for a configuration of the published INR-GAN code, and it without references."""
+    if not isinstance(cfg, dict):
+        raise dnnlib.UserError("the file is damaged: cfg is not a dict")
+    try:
+        return _PUBLISHED_PRESETS[published_settings(cfg).upsampling], resolve_references(cfg)
+    except ValueError as error:
+        raise Refused(f"an INR-GAN Generator of another kind ({error})") from None
 
 
 def _discriminator(record: PersistentRecord, args: tuple[Any, ...], kwargs: Arguments) -> Arguments:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import http.server
 import io
+import json
 import pickle
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors
 import torch
 from click.testing import CliRunner
 
 import dnnlib
 import legacy
 import networks
+from networks.snapshot_file import read_snapshot
 from torch_utils import persistence
 
 KEYS = ["training_set_kwargs", "G", "D", "G_ema", "augment_pipe"]
@@ -140,6 +147,55 @@ def test_the_command_rewrites_a_snapshot(snapshot, tmp_path):
     assert data["G_ema"].synthesis.b16.use_fp16
 
 
+def test_the_command_goes_there_and_back(snapshot, tmp_path):
+    old = read_snapshot(str(snapshot))
+    there, back = tmp_path / "x.safetensors", tmp_path / "x.pkl"
+    for source, dest in ((snapshot, there), (there, back)):
+        result = run("--source", str(source), "--dest", str(dest))
+        assert result.exit_code == 0, result.output
+    with open(there, "rb") as file:
+        from_file = legacy.load_network_pkl(file)
+    for new in (read_snapshot(str(back)), from_file):
+        for name in ("G_ema", "D"):
+            assert new[name].init_kwargs == old[name].init_kwargs
+            assert new[name].state_dict().keys() == old[name].state_dict().keys()
+            for key, value in old[name].state_dict().items():
+                assert torch.equal(new[name].state_dict()[key], value), key
+    with safetensors.safe_open(there, "pt") as file:
+        provenance = json.loads(file.metadata()["inr-gan"])["provenance"]
+    assert provenance["source"] == snapshot.name
+    assert provenance["source_sha256"] == hashlib.sha256(snapshot.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("suffix", [".pkl", ".safetensors"])
+def test_the_generator_alone(snapshot, tmp_path, suffix):
+    dest = tmp_path / f"G{suffix}"
+    result = run("--source", str(snapshot), "--dest", str(dest), "--g-only")
+    assert result.exit_code == 0, result.output
+    data = read_snapshot(str(dest))
+    assert data["G"] is None and data["D"] is None and data["G_ema"].z_dim == 4
+    assert dest.stat().st_size < snapshot.stat().st_size
+
+
+def test_the_source_may_be_a_url(snapshot, tmp_path, monkeypatch):
+    monkeypatch.setenv("DNNLIB_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    handler = functools.partial(QuietHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/{snapshot.name}"
+        result = run("--source", url, "--dest", str(tmp_path / "x.safetensors"))
+        server.shutdown()
+    assert result.exit_code == 0, result.output
+    with safetensors.safe_open(tmp_path / "x.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["inr-gan"])["provenance"]["source"] == url
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        """Nothing on the console."""
+
+
 @pytest.mark.parametrize("spelling", ["--force-fp16", "--force_fp16"])
 def test_both_spellings_of_options_work(snapshot, tmp_path, spelling):
     result = run(f"--source={snapshot}", f"--dest={tmp_path / 'new.pkl'}", spelling, "0")
@@ -153,8 +209,10 @@ def test_both_spellings_of_options_work(snapshot, tmp_path, spelling):
         ("missing.pkl", "new.pkl", "missing.pkl"),
         ("garbage.pkl", "new.pkl", "--source=garbage.pkl: the file is not a network snapshot"),
         ("foreign.pkl", "new.pkl", "'Net' with source code of its own"),
-        ("network-snapshot-000001.pkl", "new.zip", "--dest must end in .pkl"),
+        ("network-snapshot-000001.pkl", "new.zip", "--dest must end in .pkl or .safetensors, got"),
         ("network-snapshot-000001.pkl", "missing/new.pkl", "cannot be written"),
+        ("network-snapshot-000001.pkl", "missing/new.safetensors", "cannot be written"),
+        ("garbage.safetensors", "new.pkl", "--source=garbage.safetensors: the file is not a"),
     ],
 )
 def test_bad_input_is_one_sentence_and_writes_nothing(
@@ -162,6 +220,7 @@ def test_bad_input_is_one_sentence_and_writes_nothing(
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "garbage.pkl").write_bytes(b"garbage")
+    (tmp_path / "garbage.safetensors").write_bytes(b"garbage")
     meta = {"type": "class", "version": 6, "module_src": "x = 1", "class_name": "Net", "state": {}}
     call = b"ctorch_utils.persistence\n_reconstruct_persistent_obj\n"
     (tmp_path / "foreign.pkl").write_bytes(call + b"(" + pickle.dumps(meta, 0)[:-1] + b"tR.")

@@ -62,6 +62,12 @@ def _state(record: object) -> dict[str, Any]:
     return record.state
 
 
+def _content(node: object) -> Any:
+    """What a container holds, or the value of any other node; a string if it is a reference."""
+    state = _state(node)
+    return state.get("_content", state.get("_val"))
+
+
 class _Resolver:
     """Converts each node once; what is being converted must not be asked for again."""
 
@@ -84,7 +90,7 @@ class _Resolver:
         return self._done[key]
 
     def _convert(self, node: object, state: dict[str, Any]) -> Any:
-        content = state.get("_content", state.get("_val"))
+        content = _content(node)
         if isinstance(content, str) and "${" in content:
             return self._interpolate(content, state.get("_parent"))
         if isinstance(content, dict):
@@ -110,10 +116,11 @@ class _Resolver:
         """The node that a reference in the container `parent` means."""
         if ":" in path:
             raise Refused(f"the omegaconf function in {path[:80]!r}")
+        path = path.strip()
         name = path.lstrip(".")
         up = len(path) - len(name) - 1
         node = self._ancestor(parent, up if up >= 0 else None)
-        for part in re.split(r"[.\[]", name.strip()):
+        for part in re.split(r"[.\[]", name):
             node = self._child(node, part.rstrip("]"), path)
         return node
 
@@ -130,7 +137,7 @@ class _Resolver:
 
     def _child(self, node: object, name: str, path: str) -> object:
         for _ in range(_MAX_DEPTH):
-            content = _state(node).get("_content")
+            content = _content(node)
             whole = _REFERENCE.fullmatch(content) if isinstance(content, str) else None
             if whole is None:
                 break

@@ -117,7 +117,7 @@ def is_persistent(obj: object) -> bool:
 
 
 class Mismatch(dnnlib.UserError):
-    """The tensors of a file are not those of the network that its arguments describe."""
+    """The arguments or tensors of a file are not those of our network of that name."""
 
 
 def import_hook(hook: Callable[[dnnlib.EasyDict], dnnlib.EasyDict]) -> None:

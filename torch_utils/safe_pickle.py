@@ -159,11 +159,13 @@ class TensorRecord(Record):
         return values.as_strided(size, stride, offset) if numel else values.new_empty(size)
 
 
-def _fraction(text: str) -> Fraction:
+def _fraction(value: object, denominator: object = None) -> Fraction:
+    if type(value) is int and type(denominator) is int and denominator:
+        return Fraction(value, denominator)
     # Fraction("1e999999999") would compute the power.
-    if not isinstance(text, str) or not re.fullmatch(r"-?\d{1,99}(/\d{1,99})?", text):
-        raise damaged(f"fraction {str(text)[:20]!r}")
-    return Fraction(text)
+    if not isinstance(value, str) or not re.fullmatch(r"-?\d{1,99}(/\d{1,99})?", value):
+        raise damaged(f"fraction {str(value)[:20]!r}")
+    return Fraction(value)
 
 
 def _default_dict(_factory: object = None, *_: object) -> dict[Any, Any]:

@@ -54,8 +54,9 @@ _FACTORIES = frozenset(
     )
 )
 _SPARE_BYTES = 64 << 20
-_LAYER_BYTES = 4 << 10
+_LAYER_BYTES = 32 << 10
 _MAX_VALUES = 100_000
+# No size in a network reaches this.
 _MAX_INTEGER = 1 << 22
 
 # Importers of files that other programs wrote; they are loaded when a file needs one.
@@ -303,17 +304,18 @@ class _AllocationLimit(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def check_plain(value: Any) -> None:
+def check_plain(value: Any, max_integer: int | None = None) -> None:
     """Refuses values that would cost far more than the bytes that the file spends on them.
 
     Lists in lists may share their contents, so that copying them would never end.
 
     Args:
         value: Constructor arguments or the like, from a file.
+        max_integer: Largest integer that is accepted; None = any.
 
     Raises:
         dnnlib.UserError: More than 100000 values, shared ones counted every time, or an integer
-            above 4194304, which no size in a network reaches.
+            that is too large.
     """
     left = _MAX_VALUES
     waiting = [value]
@@ -326,7 +328,7 @@ def check_plain(value: Any) -> None:
             waiting += [*item.keys(), *item.values()]
         elif isinstance(item, (list, tuple, set, frozenset)):
             waiting += item
-        elif isinstance(item, int) and abs(item) > _MAX_INTEGER:
+        elif max_integer is not None and isinstance(item, int) and abs(item) > max_integer:
             raise dnnlib.UserError("the file is damaged: an argument is an enormous number")
 
 
@@ -343,11 +345,12 @@ def construct(cls: type, args: Any, kwargs: Any, nbytes_stored: int) -> Any:
         nbytes_stored: Bytes that the file spends on tensors; much larger objects are refused.
 
     Raises:
-        dnnlib.UserError: The arguments do not fit the class, or ask for too much.
+        persistence.Mismatch: The arguments do not fit the class.
+        dnnlib.UserError: They ask for too much.
     """
     if not isinstance(args, (tuple, list)):
         raise dnnlib.UserError("the file is damaged: a network without constructor arguments")
-    check_plain([args, _dict(kwargs)])
+    check_plain([args, _dict(kwargs)], _MAX_INTEGER)
     try:
         limit = _AllocationLimit(4 * nbytes_stored + _SPARE_BYTES)
         with torch.random.fork_rng(devices=[]), limit:
@@ -355,7 +358,7 @@ def construct(cls: type, args: Any, kwargs: Any, nbytes_stored: int) -> Any:
     except dnnlib.UserError:
         raise
     except Exception as error:
-        raise dnnlib.UserError(
+        raise persistence.Mismatch(
             f"the file's {cls.__name__} cannot be built: {_describe(error)}"
         ) from error
 

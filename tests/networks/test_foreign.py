@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import sys
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,10 @@ from torch_utils.pickle_records import Refused
 from training import AugmentPipe
 
 FOREIGN_TEXT = "raise RuntimeError('embedded source was executed')"
-STYLEGAN = ("sg2", "sg2c", "sg2g", "sg3")
+NAMES = ("sg2", "sg2c", "sg2g", "sg3", "inr-gan", "inr-gan-bil")
 
 
-@pytest.mark.parametrize("name", STYLEGAN)
+@pytest.mark.parametrize("name", NAMES)
 def test_whole_snapshots_of_other_programs(name):
     expected = golden_files.load(f"foreign_{name}")
     data = read_snapshot(str(golden_files.FOLDER / f"foreign_{name}.pkl"))
@@ -50,6 +51,19 @@ def test_the_discriminator_with_float16_blocks_is_exact_too():
     np.testing.assert_allclose(logits, exact["logits"], rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["inr-gan", "inr-gan-bil"])
+def test_configurations_of_published_snapshots_are_plain(name):
+    """They were omegaconf objects, with references such as ${coords.low_res_cfg}."""
+    G = read_snapshot(str(golden_files.FOLDER / f"foreign_{name}.pkl"))["G_ema"]
+    assert G.preset == f"{name}-published"
+    cfg = G.init_kwargs.synthesis_kwargs["cfg"]
+    assert type(cfg) is dict and type(cfg["coords"]["res_configs"]) is dict
+    assert cfg["input"]["coord_fuser_cfg"] == cfg["coords"]
+    assert cfg["coords"]["res_configs"]["64"] == cfg["coords"]["low_res_cfg"]
+    assert "omegaconf" not in sys.modules and "hydra" not in sys.modules
+    assert not any("cache" in key for module in G.modules() for key in vars(module))
+
+
 def test_defaults_of_stylegan3_come_from_its_layers():
     data = read_snapshot(str(golden_files.FOLDER / "foreign_sg3.pkl"))
     G, D = data["G_ema"], data["D"]
@@ -63,7 +77,7 @@ def test_defaults_of_stylegan3_come_from_its_layers():
 
 
 class ForeignPickler(pickle.Pickler):
-    """Writes our networks with the text of somebody else.
+    """Writes our networks as somebody else would from a GPU, with a text of his own.
 
     Args:
         file: Where to.
@@ -75,6 +89,11 @@ class ForeignPickler(pickle.Pickler):
         self._changes = changes
 
     def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, torch.storage.TypedStorage):
+            function, (content,) = obj.__reduce__()
+            location = b"X\x03\0\0\0cpu"
+            assert content.count(location) == 1
+            return function, (content.replace(location, b"X\x06\0\0\0cuda:0"),)
         if isinstance(obj, type) or not persistence.is_persistent(obj):
             return NotImplemented
         function, (meta,), _ = obj.__reduce_ex__(2)
@@ -183,7 +202,11 @@ def test_filters_that_a_file_lacks_are_computed():
 REFUSED_ARGUMENTS = [
     ("Generator", {"magnitude_ema_beta": 0.99}, "'magnitude_ema_beta'"),
     ("Generator", {"mapping_kwargs": {"new": 1}}, "a mapping network with the argument 'new'"),
-    ("Generator", {"cfg": {"upsampling_mode": None}}, "upsampling_mode 'None'"),
+    (
+        "Generator",
+        {"cfg": {"upsampling_mode": None}},
+        r"Generator of another kind \(cfg.upsampling_mode=None",
+    ),
     ("Discriminator", {"stddev": 1}, "a Discriminator with the argument 'stddev'"),
     (
         "Discriminator",

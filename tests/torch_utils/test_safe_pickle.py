@@ -9,6 +9,7 @@ import pickle
 import pickletools
 import subprocess
 import sys
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,7 @@ def test_numbers_dtypes_and_easydicts_are_read():
         "numpy": [np.float64(1.5), np.float32(2.5), np.int64(-3), np.bool_(True)],
         "torch": (torch.float32, torch.Size([2, 3]), torch.device("cpu")),
         "options": dnnlib.EasyDict(a=dnnlib.EasyDict(b=1)),
+        "fractions": [Fraction(1, 3), Fraction(-2)],
         "tensors": [
             torch.arange(6).reshape(2, 3).t(),
             torch.tensor(True),
@@ -69,6 +71,8 @@ def test_numbers_dtypes_and_easydicts_are_read():
     assert new["numpy"] == [1.5, 2.5, -3, True] and type(new["numpy"][0]) is float
     assert new["torch"] == data["torch"]
     assert new["options"].a.b == 1
+    assert new["fractions"] == data["fractions"]
+    assert persistence.read(b"cfractions\nFraction\n(V-1/3\ntR.") == Fraction(-1, 3)
     for tensor, expected in zip(new["tensors"], data["tensors"]):
         assert tensor.dtype == expected.dtype and torch.equal(tensor, expected)
 
