@@ -25,6 +25,15 @@ _SNAP_DENOMINATOR = 2**20
 _EXACT_FLOAT = 2**53
 
 
+def is_integer(value: object) -> bool:
+    """Whether a value is an integer of any library, for example a numpy.int64."""
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return True
+
+
 def snap(value: int | float | Fraction) -> Fraction:
     """Turns a coordinate into the fraction it stands for.
 
@@ -38,7 +47,7 @@ def snap(value: int | float | Fraction) -> Fraction:
     """
     if isinstance(value, Fraction):
         return value
-    if hasattr(value, "__index__"):
+    if is_integer(value):
         return Fraction(operator.index(value))
     if isinstance(value, str) or not hasattr(value, "__float__"):
         raise TypeError(f"a coordinate must be a real number, got {value!r}")

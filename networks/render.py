@@ -6,7 +6,7 @@ Works for every `ContinuousSynthesis`; knows nothing else about the network.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from networks.lattice import (
     Sampling,
     axis_levels,
     grid_points,
+    is_integer,
     scaled_lattices,
     snap,
     unit_square_levels,
@@ -216,11 +217,10 @@ def render_tiles(
 def _render_size(synthesis: Any, size: int | Sequence[int] | None) -> tuple[int, int]:
     if size is None:
         return synthesis.img_shape[1], synthesis.img_shape[2]
-    try:
-        pair = (size, size) if hasattr(size, "__index__") else tuple(size)
-        height, width = (operator.index(side) for side in pair)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"size must be an integer or a pair (H, W), got {size!r}") from error
+    pair = (size, size) if is_integer(size) else tuple(size) if isinstance(size, Iterable) else ()
+    if len(pair) != 2 or not all(is_integer(side) for side in pair):
+        raise TypeError(f"size must be an integer or a pair (H, W) of integers, got {size!r}")
+    height, width = (operator.index(side) for side in pair)
     if height < 1 or width < 1:
         raise ValueError(f"size must be at least 1 x 1 pixels, got {height} x {width} (H x W)")
     return height, width

@@ -1,7 +1,8 @@
 """The contract of the continuous image, for every continuous preset, and its definition.
 
-`literal_value` evaluates F at one point by following the definition with fractions and one
-matrix-vector product per layer, sharing nothing with the rendering code but the weights.
+`literal_value` evaluates F of inr-gan and inr-gan-bil at one point by following the definition
+with fractions and one matrix-vector product per layer, sharing nothing with the rendering code but
+the weights. (The published presets have theirs in test_published.py.)
 """
 
 from __future__ import annotations
@@ -17,30 +18,52 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from networks import build_generator
-from networks.presets import PRESETS
+from networks.published_config import published_cfg
 from networks.render import render_tiles
 
-CONTINUOUS = [name for name, preset in PRESETS.items() if preset.continuous]
+LITERAL = ["inr-gan", "inr-gan-bil"]
+PUBLISHED = {"inr-gan-published": "nearest", "inr-gan-bil-published": "bilinear"}
+CONTINUOUS = [*LITERAL, *PUBLISHED]
 CLOSE = {"rtol": 0, "atol": 2e-5}  # sums in another order; values are of the order of 1
 
 
-@pytest.fixture(scope="module", params=CONTINUOUS)
-def network(request):
+def small_cfg(upsampling, first_lattice):
+    """A published configuration with few table entries: lattices from first_lattice to 32."""
+    cfg = published_cfg(upsampling)
+    cfg["input"]["resolution"] = first_lattice
+    for coords in (cfg["coords"], cfg["input"]["coord_fuser_cfg"]):
+        for entry in coords["res_configs"].values():
+            entry.update(const_emb_size=4, random_emb_size=3)
+    return cfg
+
+
+def make_network(preset):
     torch.manual_seed(1)
+    options = {"cfg": small_cfg(PUBLISHED[preset], 8)} if preset in PUBLISHED else {}
     generator = build_generator(
-        request.param,
+        preset,
         z_dim=16,
         c_dim=0,
         w_dim=16,
         img_resolution=32,
         img_channels=3,
         mapping_kwargs={"num_layers": 2},
-        synthesis_kwargs={"channel_base": 512, "channel_max": 16},
+        synthesis_kwargs={"channel_base": 512, "channel_max": 16, **options},
     )
     for name, parameter in generator.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter.data)
     return generator.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module", params=CONTINUOUS)
+def network(request):
+    return make_network(request.param)
+
+
+@pytest.fixture(scope="module", params=LITERAL)
+def own_network(request):
+    return make_network(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -97,8 +120,9 @@ def literal_value(synthesis, theta, sample, x, y):
 @pytest.mark.parametrize(
     "at", [(Fraction(1, 64), Fraction(3, 64)), (Fraction(5, 7), Fraction(-1, 9))]
 )
-def test_render_is_the_definition(network, ws, at):
-    x, y = at
+def test_render_is_the_definition(own_network, at):
+    network, (x, y) = own_network, at
+    ws = network.mapping(torch.randn(2, 16, generator=torch.Generator().manual_seed(2)), None)
     tiny = Fraction(1, 1000)
     region = (x - tiny, y - tiny, x + tiny, y + tiny)
     theta = network.synthesis.compose(ws)
@@ -117,11 +141,17 @@ def test_1_unit_square_at_training_size_equals_the_generator(network, ws):
     )
 
 
+def denser(synthesis):
+    """The factor by which a grid gets denser and keeps its points, and where they are then."""
+    return (2, slice(0, None, 2)) if synthesis.sampling.offset == 0 else (3, slice(1, None, 3))
+
+
 @pytest.mark.parametrize("size", [(32, 32), (7, 5), (1, 33)])
 def test_2_denser_grid_keeps_the_values_at_shared_points(network, ws, size):
+    factor, kept = denser(network.synthesis)
     coarse = network.synthesis.render(ws, size=size)
-    dense = network.synthesis.render(ws, size=(3 * size[0], 3 * size[1]))
-    torch.testing.assert_close(dense[:, :, 1::3, 1::3], coarse, **CLOSE)
+    dense = network.synthesis.render(ws, size=(factor * size[0], factor * size[1]))
+    torch.testing.assert_close(dense[:, :, kept, kept], coarse, **CLOSE)
 
 
 @pytest.mark.parametrize("region", [(0.1, -0.3, 1.2, 0.8), (0, 0, 1, 1)])
@@ -182,22 +212,34 @@ def count_points(synthesis, *args, **kwargs):
 
 
 def test_5_smaller_image_samples_the_same_function_and_costs_less(network, ws):
+    factor, kept = denser(network.synthesis)
     small = network.synthesis.render(ws, size=4)
-    torch.testing.assert_close(
-        small, network.synthesis.render(ws, size=12)[:, :, 1::3, 1::3], **CLOSE
-    )
-    reads = 1 if network.synthesis.upsampling == "nearest" else 2
+    dense = network.synthesis.render(ws, size=4 * factor)
+    torch.testing.assert_close(small, dense[:, :, kept, kept], **CLOSE)
     # Every sample reads 1 or 2 cells per axis of each lattice; lattice 8 has no more to give.
-    top, middle, low = 4**2, (4 * reads) ** 2, (4 * reads) ** 2
-    assert count_points(network.synthesis, ws, size=4) == [low, middle, top]
+    # Published: two blocks on lattice 8; bilinear, the first sample lies on a cell, so that
+    # 7 = 1 + 3 * 2, and instance norm is measured on the training grid first.
+    assert (
+        count_points(network.synthesis, ws, size=4)
+        == {
+            "inr-gan": [4**2, 4**2, 4**2],
+            "inr-gan-bil": [8**2, 8**2, 4**2],
+            "inr-gan-published": [4**2, 4**2, 4**2, 4**2],
+            "inr-gan-bil-published": [8**2, 8**2, 16**2, 32**2, 7**2, 7**2, 7**2, 4**2],
+        }[network.preset]
+    )
 
 
 def test_5_scaled_pyramid_shrinks_with_the_sampling_rate(network, ws):
     full = count_points(network.synthesis, ws, lod="scaled")
     quarter = count_points(network.synthesis, ws, size=8, lod="scaled")
-    halo = 0 if network.synthesis.upsampling == "nearest" else 2
-    assert full == [(8 + halo) ** 2, (16 + halo) ** 2, 32**2]
-    assert quarter == [(2 + halo) ** 2, (4 + halo) ** 2, 8**2]
+    training = [8**2, 8**2, 16**2, 32**2]
+    assert (full, quarter) == {
+        "inr-gan": ([8**2, 16**2, 32**2], [2**2, 4**2, 8**2]),
+        "inr-gan-bil": ([10**2, 18**2, 32**2], [4**2, 6**2, 8**2]),
+        "inr-gan-published": (training, [2**2, 2**2, 4**2, 8**2]),
+        "inr-gan-bil-published": (2 * training, [*training, 2**2, 2**2, 4**2, 8**2]),
+    }[network.preset]
     torch.testing.assert_close(
         network.synthesis.render(ws, lod="scaled"), network.synthesis(ws), rtol=0, atol=0
     )
@@ -221,6 +263,7 @@ def test_6_shifting_the_region_by_samples_shifts_the_picture(x, y, height, width
     torch.manual_seed(0)
     for name in CONTINUOUS:
         kwargs = {"z_dim": 4, "c_dim": 0, "w_dim": 4, "img_resolution": 16, "img_channels": 1}
+        kwargs.update({"cfg": small_cfg(PUBLISHED[name], 4)} if name in PUBLISHED else {})
         synthesis = build_generator(name, **kwargs, channel_base=64, channel_max=4).synthesis
         ws = torch.randn(1, synthesis.num_ws, 4)
         step = Fraction(1, 11)
@@ -257,17 +300,38 @@ def test_8_memory_is_bounded_whatever_the_output_size(network, ws):
 
 
 @pytest.mark.parametrize(
-    "kwargs,words",
+    "kwargs,error,words",
     [
-        ({"region": (0, 0, 0, 1)}, "x0 < x1"),
-        ({"region": (0, 0, 1)}, "x0, y0, x1, y1"),
-        ({"size": 0}, "at least 1 x 1"),
-        ({"lod": "auto"}, "'auto'"),
+        ({"region": (0, 0, 0, 1)}, ValueError, "x0 < x1"),
+        ({"region": (0, 0, 1)}, ValueError, "x0, y0, x1, y1"),
+        ({"region": (0, 0, "1", 1)}, TypeError, "real number, got '1'"),
+        ({"region": (0, 0, 1, None)}, TypeError, "real number, got None"),
+        ({"size": 0}, ValueError, "at least 1 x 1"),
+        ({"size": 3.5}, TypeError, "integer or a pair .* got 3.5"),
+        ({"size": (3, 4.0)}, TypeError, "integer or a pair"),
+        ({"size": (3, 4, 5)}, TypeError, "integer or a pair"),
+        ({"size": "12"}, TypeError, "integer or a pair"),
+        ({"lod": "auto"}, ValueError, "'auto'"),
     ],
 )
-def test_refuses_what_cannot_be_rendered(network, ws, kwargs, words):
-    with pytest.raises(ValueError, match=words):
+def test_refuses_what_cannot_be_rendered(network, ws, kwargs, error, words):
+    with pytest.raises(error, match=words):
         network.synthesis.render(ws, **kwargs)
+
+
+@pytest.mark.parametrize(
+    "size,region",
+    [
+        (np.int64(5), (0, 0, 1, 1)),
+        ((np.int32(5), np.uint8(5)), np.array([0, 0, 1, 1])),
+        (np.array([5, 5]), np.array([0, 0, 1, 1], dtype=np.float32)),
+        (torch.tensor(5), torch.tensor([0.0, 0.0, 1.0, 1.0])),
+        (torch.Size([5, 5]), torch.tensor([0, 0, 1, 1])),
+    ],
+)
+def test_numbers_of_any_kind_are_sizes_and_regions(network, ws, size, region):
+    expected = network.synthesis.render(ws, (0, 0, 1, 1), (5, 5))
+    assert torch.equal(network.synthesis.render(ws, region, size), expected)
 
 
 def test_gradients_flow_through_render(network, ws):
