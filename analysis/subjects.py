@@ -1,0 +1,88 @@
+"""From the options of an experiment to a network and the images to look at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+import dnnlib
+from analysis.options import DrawingOptions
+from networks import sampling
+from networks.snapshot_file import read_generator
+from torch_utils import host_memory, misc
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One image to look at.
+
+    Attributes:
+        name: For file names, `seed0003` or `seed0003-class07`.
+        seed: Of z.
+        label: Class; None = unconditional.
+        ws: [1, num_ws, w_dim] where the weights of the network are.
+    """
+
+    name: str
+    seed: int
+    label: int | None
+    ws: torch.Tensor
+
+
+def open_generator(
+    network: str, device: str, allow_code: bool, continuous: bool = True
+) -> nn.Module:
+    """Reads the generator of a snapshot.
+
+    Args:
+        network: File or URL.
+        device: A choice of `--device`.
+        allow_code: Whether the snapshot may run code of its own.
+        continuous: Whether only continuous generators will do.
+
+    Returns:
+        The generator on the device, in evaluation mode, without gradients.
+
+    Raises:
+        dnnlib.UserError: No such snapshot or device, or a generator that is not continuous.
+    """
+    torch_device = misc.resolve_device(device)
+    host_memory.keep_freed_memory()
+    G = read_generator(network, allow_code=allow_code)
+    if continuous and not hasattr(G.synthesis, "render"):
+        raise dnnlib.UserError(
+            f"--network={network} is not a continuous generator: it draws one pixel grid only; "
+            "use a network trained with one of the inr-* generators."
+        )
+    return G.to(torch_device)
+
+
+def subjects(
+    G: nn.Module, seeds: tuple[int, ...], classes: tuple[int, ...] | None, psi: float
+) -> list[Subject]:
+    """The images that `--seeds`, `--class` and `--trunc` name, seed by seed within a class.
+
+    Raises:
+        dnnlib.UserError: A class that does not exist, or a network that cannot truncate.
+    """
+    sampling.check_truncation(G, psi)
+    labels = sampling.check_classes(G, classes)
+    found = []
+    for label in labels or [None]:
+        suffix = f"-class{label:02d}" if labels and len(labels) > 1 else ""
+        for seed in seeds:
+            ws = sampling.ws_of_seed(G, seed, label, psi)
+            found.append(Subject(f"seed{seed:04d}{suffix}", seed, label, ws))
+    return found
+
+
+def open_subjects(options: DrawingOptions) -> tuple[nn.Module, list[Subject]]:
+    """The network and the images that `analysis.options.drawing_options` gathered.
+
+    Raises:
+        dnnlib.UserError: As `open_generator` and `subjects`.
+    """
+    G = open_generator(options.network, options.device, options.allow_code)
+    return G, subjects(G, options.seeds, options.classes, options.psi)
