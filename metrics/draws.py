@@ -51,10 +51,14 @@ class SampleNoise(TorchFunctionMode):
     Args:
         seed: The seed.
         indices: Of the samples in the batch. A repeated index gets the same noise again.
+
+    Attributes:
+        used: Whether any such noise was asked for.
     """
 
     def __init__(self, seed: int, indices: Sequence[int]) -> None:
         super().__init__()
+        self.used = False
         self._seeds = [int(generator(seed, NOISE, i).integers(2**63)) for i in indices]
         self._generators: dict[torch.device, list[torch.Generator]] = {}
 
@@ -72,6 +76,7 @@ class SampleNoise(TorchFunctionMode):
             size = options.pop("size", args[0] if args and not isinstance(args[0], int) else args)
             if len(size) > 0 and size[0] == len(self._seeds):
                 device = torch.device(options.get("device") or torch.get_default_device())
+                self.used = True
                 rest = list(size[1:])
                 return torch.stack(
                     [torch.randn(rest, generator=g, **options) for g in self._on(device)]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -240,6 +241,7 @@ class Sampler:
         self._opts = opts
         self._seed = opts.seed
         self.G: nn.Module = copy.deepcopy(opts.G).eval().requires_grad_(False).to(opts.device)
+        self._noisy = True  # until the first images show the contrary
         self._labels_from = self._conditioning_set() if getattr(self.G, "c_dim", 0) > 0 else None
 
     def _conditioning_set(self) -> Any:
@@ -272,5 +274,16 @@ class Sampler:
     def images(self, indices: Sequence[int]) -> torch.Tensor:
         """Generated images, about [-1, 1], [N, C, H, W]."""
         z, c = self.latents(indices), self.labels(indices)
-        with draws.SampleNoise(self._seed, indices):
+        with self.noise(indices):
             return self.G(z, c, **self._opts.G_kwargs)
+
+    @contextlib.contextmanager
+    def noise(self, indices: Sequence[int]) -> Iterator[None]:
+        """Give each image of a batch its own noise; see `draws.SampleNoise`."""
+        # The context looks at every torch function, which networks without noise need not wait for.
+        if not self._noisy:
+            yield
+            return
+        with draws.SampleNoise(self._seed, indices) as noise:
+            yield
+        self._noisy = noise.used

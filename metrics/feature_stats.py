@@ -88,7 +88,8 @@ class FeatureStats:
     def get_all(self) -> np.ndarray:
         """Return all vectors, float32 [num_items, num_features]."""
         assert self.capture_all, "FeatureStats was made without capture_all"
-        return np.concatenate(self._features, axis=0)
+        self._features = [np.concatenate(self._features)]  # not a second copy in memory
+        return self._features[0]
 
     def get_all_torch(self) -> torch.Tensor:
         """Return all vectors as a tensor on the CPU."""

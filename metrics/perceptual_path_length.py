@@ -99,7 +99,7 @@ class PathSampler:
     def __call__(self, indices: Sequence[int]) -> torch.Tensor:
         """Return the values of the samples, float32 [N]."""
         near, far = self._ws(indices)
-        with draws.SampleNoise(self._seed, [*indices, *indices]):
+        with self._sampler.noise([*indices, *indices]):
             images = self._sampler.G.synthesis(torch.cat([near, far]), **self._synthesis_kwargs)
         finite = torch.isfinite(images).all()
         images = self._prepared(images.to(torch.float32))

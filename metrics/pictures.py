@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from dnnlib import UserError
+
 
 def to_rgb(images: torch.Tensor) -> torch.Tensor:
     """Convert images of any kind that networks and data sets have to RGB.
@@ -19,11 +21,11 @@ def to_rgb(images: torch.Tensor) -> torch.Tensor:
         [N, 3, H, W] of the same dtype.
 
     Raises:
-        ValueError: Another shape.
+        UserError: Another number of channels.
     """
     if images.ndim != 4 or images.shape[1] not in (1, 3, 4):
-        raise ValueError(
-            f"detectors look at images [N, C, H, W] of 1, 3 or 4 channels, not {list(images.shape)}"
+        raise UserError(
+            f"metrics look at images [N, C, H, W] of 1, 3 or 4 channels, not {list(images.shape)}"
         )
     if images.shape[1] == 1:
         return images.repeat([1, 3, 1, 1])

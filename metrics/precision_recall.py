@@ -104,7 +104,7 @@ class PairwiseDistances:
             yield self._rounded(features[span]), span
 
     def _rounded(self, features: torch.Tensor) -> torch.Tensor:
-        return features.to(torch.float16).to(self.device, torch.float32)
+        return features.to(torch.float16).to(self.device).to(torch.float32)
 
 
 def precision_and_recall(
@@ -126,6 +126,7 @@ def precision_and_recall(
     """
     progress = progress if progress is not None else ProgressMonitor()
     total = len(real) + len(fake)
+    real, fake = real.to(torch.float16), fake.to(torch.float16)  # once, not for every block
     real_radii = distances.radii(real, nhood_size, progress.sub("radii of reals", len(real)))
     fake_radii = distances.radii(fake, nhood_size, progress.sub("radii of fakes", len(fake)))
     progress = progress.sub("manifolds", total)

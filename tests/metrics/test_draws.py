@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dnnlib import UserError
 from metrics import draws
 from metrics.pictures import to_rgb
 
@@ -58,9 +59,12 @@ def test_noise_belongs_to_samples() -> None:
 
 
 def test_other_random_numbers_pass() -> None:
-    with draws.SampleNoise(0, [3, 4, 3]):
+    with draws.SampleNoise(0, [3, 4, 3]) as noise:
         assert torch.randn(2, 2).shape == (2, 2)
         found = torch.randn(3, 2, generator=torch.Generator().manual_seed(9))
+        assert not noise.used
+        torch.randn(3, 2)
+        assert noise.used
     assert torch.equal(found, torch.randn(3, 2, generator=torch.Generator().manual_seed(9)))
 
 
@@ -83,5 +87,5 @@ def test_transparency_is_laid_over_white(value: int, alpha: int) -> None:
 
 @pytest.mark.parametrize("shape", [(1, 2, 4, 4), (3, 4, 4), (1, 5, 4, 4)])
 def test_other_images_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="1, 3 or 4 channels"):
+    with pytest.raises(UserError, match="1, 3 or 4 channels"):
         to_rgb(torch.zeros(shape))

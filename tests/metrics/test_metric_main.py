@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import dnnlib
 from dnnlib import UserError
@@ -85,6 +86,14 @@ def test_truncation_reaches_the_generator(world: dict[str, Any]) -> None:
         assert list(free.results.values())[0] > expected + 1e-3
 
 
+def test_noise_is_the_same_at_both_ends_of_a_path(world: dict[str, Any]) -> None:
+    """Equal w give equal images although noise is drawn; different paths have different noise."""
+    for metric in ("small_ppl_w", "small_ppl_z"):
+        assert calc(metric, **world, G_kwargs={"truncation_psi": 0}).results[metric] == 0
+    found = calc("small_is", **world, G_kwargs={"truncation_psi": 0})
+    assert found.results.small_is_mean > 1 + 1e-6
+
+
 def test_labels_come_from_the_set(tmp_path: Path, detectors: dict[str, str]) -> None:
     G = tiny_world.make_generator(c_dim=tiny_world.NUM_CLASSES)
     kwargs = tiny_world.write_pictures(tmp_path / "set.zip", labels=True)
@@ -97,6 +106,35 @@ def test_labels_come_from_the_set(tmp_path: Path, detectors: dict[str, str]) -> 
         calc("small_is", G=G, dataset_kwargs=without, detectors=detectors)
     with pytest.raises(UserError, match="of dimension 3, but no data set was given"):
         calc("small_is", G=G, detectors=detectors)
+
+
+class Waves(nn.Module):
+    """A generator of another origin: no label size, no noise, wide pictures."""
+
+    z_dim = 5
+    img_resolution = 24
+
+    def mapping(self, z: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        """[N, 5] -> [N, 1, 5]."""
+        assert c.shape == (len(z), 0)
+        return z[:, None]
+
+    def synthesis(self, ws: torch.Tensor, noise_mode: str, force_fp32: bool) -> torch.Tensor:
+        """[N, 1, 5] -> [N, 3, 10, 24]."""
+        assert noise_mode == "random" and force_fp32
+        x = torch.linspace(0, 9, 3 * 10 * 24).reshape(3, 10, 24)
+        return torch.sin(x * ws.mean(dim=2)[:, :, None, None])
+
+    def forward(self, z: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        """[N, 5] -> [N, 3, 10, 24]."""
+        return self.synthesis(self.mapping(z, c), "random", True)
+
+
+def test_any_module_and_any_shape(world: dict[str, Any]) -> None:
+    for metric in SMALL_METRICS:
+        found = calc(metric, **{**world, "G": Waves()})
+        assert all(map(math.isfinite, found.results.values()))
+        assert calc(metric, **{**world, "G": Waves()}, batch_gen=19).results == found.results
 
 
 def test_generator_is_not_changed(world: dict[str, Any]) -> None:
