@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metrics.detectors import load_detector
+from metrics.pictures import to_rgb
 from networks.sampling import image_shape, one_hot
 
 Detector = Callable[..., Tensor]
@@ -208,34 +209,18 @@ def to_255(images: Tensor) -> Tensor:
     return (images.to(torch.float32) + 1) * 127.5
 
 
-def as_seen(images: Tensor) -> Tensor:
-    """Images in [0, 255] as colours: grey repeated, transparent ones laid on white.
-
-    Args:
-        images: Floating point [N, C, H, W]; C = 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA).
-
-    Returns:
-        [N, 3, H, W].
-    """
-    channels = images.shape[1]
-    if channels in (2, 4):
-        alpha = (images[:, -1:] / 255).clamp(0, 1)
-        images = images[:, :-1] * alpha + 255 * (1 - alpha)
-    return images if channels >= 3 else images.expand(-1, 3, -1, -1)
-
-
 def features(detector: Detector, images: Tensor) -> Tensor:
     """Features whose squared distance says how different two pictures look.
 
     Args:
         detector: See `Detector`.
-        images: Floating point [N, C, H, W] in [0, 255], 1 to 4 channels. Larger ones are averaged
-            down to a longer side of 256 pixels, as StyleGAN2-ADA does.
+        images: Floating point [N, C, H, W] in [0, 255], C = 1, 3 or 4; see `to_rgb`. Larger ones
+            are averaged down to a longer side of 256 pixels, as StyleGAN2-ADA does.
 
     Returns:
         [N, F].
     """
-    images = as_seen(images)
+    images = to_rgb(images)
     height, width = images.shape[2:]
     longer = max(height, width)
     if longer > _LARGEST_SIDE:
@@ -263,7 +248,7 @@ def compare(detector: Detector, image: Tensor, target: Tensor) -> tuple[float, f
         pair = torch.stack([image, target]).to(torch.float32)
         first, second = features(detector, pair)
         distance = float((first - second).square().sum())
-        a, b = as_seen(pair).cpu().to(torch.float64)
+        a, b = to_rgb(pair).cpu().to(torch.float64)
         error = float((a - b).square().mean())
     return distance, math.inf if error == 0 else 10 * math.log10(255**2 / error)
 
