@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import pickle
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from PIL import Image
 
 import networks
 from generate import main
+from networks.snapshot_file import write_snapshot
 
 Z_DIM = W_DIM = 8
 
@@ -198,6 +200,31 @@ def test_file_that_is_no_network(tmp_path: Path, content: bytes | None) -> None:
     assert result.exit_code == 2, result.output
     assert "net.pkl" in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_file_with_something_unknown_in_it(tmp_path: Path) -> None:
+    network = tmp_path / "net.pkl"
+    G = make_generator("inr-gan-bil")
+    network.write_bytes(pickle.dumps({"G_ema": G, "notes": ipaddress.IPv4Address("10.0.0.1")}))
+    result = generate(network, tmp_path / "out", "--seeds=0")
+    assert result.exit_code == 2
+    assert "IPv4Address" in result.stderr and "--allow-code" in result.stderr
+    assert not (tmp_path / "out").exists()
+    result = generate(network, tmp_path / "out", "--seeds=0", "--allow-code")
+    assert result.exit_code == 0, result.output
+    assert names(tmp_path / "out") == ["seed0000.png"]
+
+
+def test_safetensors(nets: Path, tmp_path: Path) -> None:
+    write_snapshot(str(tmp_path / "net.safetensors"), {"G_ema": make_generator("inr-gan-bil")})
+    for network, folder in (
+        (tmp_path / "net.safetensors", "a"),
+        (snapshot(nets, "inr-gan-bil"), "b"),
+    ):
+        result = generate(network, tmp_path / folder, "--seeds=3")
+        assert result.exit_code == 0, result.output
+    first, second = (tmp_path / folder / "seed0003.png" for folder in "ab")
+    assert first.read_bytes() == second.read_bytes()
 
 
 @pytest.mark.parametrize("shape", [(2, 3, W_DIM), (1, 1), (0, 9, W_DIM)])
