@@ -5,6 +5,7 @@ from __future__ import annotations
 from networks.presets import PRESETS
 from training.base_configs import TINY_GAMMA_FACTOR
 from training.config import TrainConfig
+from training.options import DEFAULT_METRICS
 
 
 def explain(config: TrainConfig) -> list[str]:
@@ -14,6 +15,7 @@ def explain(config: TrainConfig) -> list[str]:
         Lines such as ``R1 gamma:           0.0064 (auto: 0.0002 * 32^2 / 32)``.
     """
     rows = _schedule_rows(config) + _network_rows(config) + _augmentation_rows(config)
+    rows += _metric_rows(config)
     return [f"{label + ':':<22}{value} ({reason})" for label, value, reason in rows]
 
 
@@ -120,3 +122,11 @@ def _augmentation_rows(config: TrainConfig) -> list[tuple[str, str, str]]:
         return [("Augmentation", f"{pipe} with p = {config.augment_p:g}", "given: --aug=fixed")]
     value = f"{pipe}, p follows the overfitting of D towards {config.ada_target:g}"
     return [("Augmentation", value, _origin(options.aug, "aug", "default: ADA"))]
+
+
+def _metric_rows(config: TrainConfig) -> list[tuple[str, str, str]]:
+    value = f"{', '.join(config.metrics)} at every snapshot" if config.metrics else "none"
+    why = "given: --metrics"
+    if config.options.metrics == DEFAULT_METRICS:
+        why = "50,000 images each time; --metrics=fid5k is quicker, --metrics=none quickest"
+    return [("Metrics", value, why)]

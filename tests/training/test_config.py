@@ -407,6 +407,8 @@ def test_explanation_names_the_options_that_were_given():
     assert "64) (given: --cmax)" in text
     text = "\n".join(explain(configure()))
     assert "0 / 0 (preset inr-gan-bil)" in text
+    assert "fid50k_full at every snapshot (50,000 images each time; --metrics=fid5k" in text
+    assert "none (given: --metrics)" in "\n".join(explain(configure(metrics="none")))
 
 
 def test_widths_that_leave_no_channels_are_refused():
