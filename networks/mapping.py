@@ -21,7 +21,7 @@ class MappingBase(nn.Module):
         c_dim: Length of the label; 0 = unconditional.
         w_dim: Length of w.
         num_ws: How often w is repeated; None = not at all, the result is [N, w_dim].
-        num_layers: Number of dense layers, at least 1.
+        num_layers: Number of dense layers, at least 1, or 0 where there is no latent.
         w_avg_beta: Decay of the running mean per training batch; None = do not track.
 
     Raises:
@@ -42,7 +42,7 @@ class MappingBase(nn.Module):
             raise ValueError(
                 f"z_dim {z_dim} and c_dim {c_dim}: one must be positive, none negative."
             )
-        if num_layers < 1:
+        if num_layers < 0 or (num_layers == 0 and z_dim > 0):
             raise ValueError(f"num_layers must be at least 1, not {num_layers}.")
         self.z_dim = z_dim
         self.c_dim = c_dim
@@ -95,7 +95,7 @@ class MappingBase(nn.Module):
 
     def _features(self, z: torch.Tensor | None, c: torch.Tensor | None) -> torch.Tensor:
         """Concatenate the latent and the normalised label embedding."""
-        dtype = self.fc0.weight.dtype
+        dtype = (self.embed if self.c_dim > 0 else self.fc0).weight.dtype
         parts = []
         for value, name, size in ((z, "z", self.z_dim), (c, "c", self.c_dim)):
             if size == 0:
@@ -165,6 +165,10 @@ class MappingNetwork(MappingBase):
             self.embed = FullyConnectedLayer(c_dim, embed_features)
         else:
             embed_features = 0
+        if num_layers == 0 and embed_features != w_dim:
+            raise ValueError(
+                f"without layers, embed_features must be w_dim {w_dim}, not {embed_features}."
+            )
         widths = [z_dim + embed_features] + [layer_features] * (num_layers - 1) + [w_dim]
         for index in range(num_layers):
             layer = FullyConnectedLayer(

@@ -60,7 +60,7 @@ _MAX_VALUES = 100_000
 _MAX_INTEGER = 1 << 22
 
 # Importers of files that other programs wrote; they are loaded when a file needs one.
-_IMPORTER_MODULES = ("networks.foreign",)
+_IMPORTER_MODULES = ("networks.foreign", "networks.tensorflow_pickle")
 
 
 def importer(function: Importer) -> Importer:

@@ -171,6 +171,17 @@ def test_wrong_arguments():
         build(num_layers=0)
 
 
+def test_labels_alone_need_no_layers():
+    """As the discriminators of StyleGAN2's TensorFlow version have it."""
+    net = build(z_dim=0, c_dim=3, num_layers=0, num_ws=None, w_avg_beta=None)
+    c = torch.randn([2, 3])
+    expected = c @ net.embed.weight.t() / 3**0.5 + net.embed.bias
+    expected = expected / expected.square().mean(dim=1, keepdim=True).sqrt()
+    assert torch.allclose(net(None, c), expected, atol=1e-5)
+    with pytest.raises(ValueError, match="embed_features must be w_dim 6, not 5"):
+        build(z_dim=0, c_dim=3, num_layers=0, embed_features=5)
+
+
 def test_gradients():
     net = build(c_dim=2).double()
 
