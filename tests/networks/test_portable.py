@@ -87,7 +87,7 @@ EVALUATE = """
 def evaluate(G, D, pipe, inputs):
     import torch
     with torch.no_grad():
-        z, c = inputs["z"], inputs["c"]
+        z, c = inputs["z"], inputs["c"][:, :G.c_dim]
         ws = G.mapping(z, c, truncation_psi=0.7)
         img = G(z, c, noise_mode="const")
         out = {"img": img, "logits": D(img, c), "ws": ws}
@@ -101,17 +101,26 @@ def evaluate(G, D, pipe, inputs):
 exec(EVALUATE)
 
 
-def make_networks(preset: str) -> dict[str, torch.nn.Module]:
-    size = {"z_dim": 6, "c_dim": 3, "w_dim": 8, "img_resolution": 16, "img_channels": 3}
-    small = {"channel_base": 128, "channel_max": 8}
-    half = {**small, "num_fp16_res": 1, "conv_clamp": 256}
+# Every preset with labels, those that have float16 blocks with them; some without either.
+CASES = {preset: {"preset": preset, "c_dim": 3} for preset in PRESETS}
+for name in ("inr-gan-bil", "inr-gan-published", "stylegan2"):
+    CASES[f"{name}-plain"] = {"preset": name, "c_dim": 0}
+
+
+def make_networks(preset: str, c_dim: int) -> dict[str, torch.nn.Module]:
+    size = {"c_dim": c_dim, "img_resolution": 16, "img_channels": 3}
+    synthesis_kwargs = {"channel_base": 128, "channel_max": 8}
+    half = {**synthesis_kwargs, "num_fp16_res": 1, "conv_clamp": 256}
+    if c_dim > 0 and PRESETS[preset].family in ("inr", "published", "stylegan2"):
+        synthesis_kwargs = half
     pipe = AugmentPipe(**ALL_TRANSFORMS)
     pipe.p.fill_(0.8)
     torch.manual_seed(3)
-    synthesis_kwargs = half if preset == "stylegan2" else small
     modules = {
-        "G": networks.build_generator(preset, **size, synthesis_kwargs=synthesis_kwargs),
-        "D": networks.build_discriminator(c_dim=3, img_resolution=16, img_channels=3, **half),
+        "G": networks.build_generator(
+            preset, **size, z_dim=6, w_dim=8, synthesis_kwargs=synthesis_kwargs
+        ),
+        "D": networks.build_discriminator(**size, **half),
         "augment_pipe": pipe,
     }
     for name in ("G", "D"):
@@ -134,19 +143,19 @@ def inputs() -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory, inputs) -> Path:
-    """For every preset: a snapshot, the state of its networks, and what they compute here."""
+    """For every case: a snapshot, the state of its networks, and what they compute here."""
     folder = tmp_path_factory.mktemp("cases")
     (folder / "bundle.py").write_text(portable.source(), encoding="utf-8")
-    for preset in PRESETS:
-        modules = make_networks(preset)
-        save_network_snapshot(str(folder / f"{preset}.pkl"), {"path": "data.zip"}, modules)
+    for case, kwargs in CASES.items():
+        modules = make_networks(**kwargs)
+        save_network_snapshot(str(folder / f"{case}.pkl"), {"path": "data.zip"}, modules)
         outputs = evaluate(modules["G"], modules["D"], modules["augment_pipe"], inputs)  # noqa: F821
         data = {"inputs": inputs, "outputs": outputs}
         for name in ("G", "D", "augment_pipe"):
             data[name] = modules[name].state_dict()
             kwargs = modules[name].init_kwargs
-            (folder / f"{preset}-{name}.json").write_text(json.dumps(kwargs))
-        torch.save(data, folder / f"{preset}.pt")
+            (folder / f"{case}-{name}.json").write_text(json.dumps(kwargs))
+        torch.save(data, folder / f"{case}.pt")
     return folder
 
 
@@ -174,11 +183,11 @@ result = {{}}
 
 
 def check_errors(result: dict[str, dict[str, float]]) -> None:
-    assert result.keys() == PRESETS.keys()
-    for preset, errors in result.items():
-        assert ("render" in errors) == PRESETS[preset].continuous
+    assert result.keys() == CASES.keys()
+    for case, errors in result.items():
+        assert ("render" in errors) == PRESETS[CASES[case]["preset"]].continuous
         for name, error in errors.items():
-            assert error <= 1e-5, (preset, name, error)
+            assert error <= 1e-5, (case, name, error)
 
 
 def test_the_text_alone_builds_the_networks(cases):
@@ -187,14 +196,14 @@ bundle = {{"__name__": "bundle"}}
 import types
 module = types.ModuleType("bundle"); sys.modules["bundle"] = module
 exec(compile(open("bundle.py", encoding="utf-8").read(), "bundle.py", "exec"), module.__dict__)
-for preset in {sorted(PRESETS)!r}:
-    data = torch.load(preset + ".pt", weights_only=True)
+for case in {sorted(CASES)!r}:
+    data = torch.load(case + ".pt", weights_only=True)
     made = []
     for name, cls in (("G", "Generator"), ("D", "Discriminator"), ("augment_pipe", "AugmentPipe")):
-        net = getattr(module, cls)(**json.load(open(f"{{preset}}-{{name}}.json")))
+        net = getattr(module, cls)(**json.load(open(f"{{case}}-{{name}}.json")))
         net.load_state_dict(data[name])
         made.append(net.eval())
-    result[preset] = errors(evaluate(*made, data["inputs"]), data["outputs"])
+    result[case] = errors(evaluate(*made, data["inputs"]), data["outputs"])
 """
     check_errors(run_elsewhere(cases, script))
 
@@ -211,25 +220,25 @@ def test_snapshots_open_in_a_foreign_checkout_and_come_back(cases, inputs):
         (checkout / name).write_text(text)
     script = f"""
 sys.path.insert(0, "checkout")
-for preset in {sorted(PRESETS)!r}:
-    with open(preset + ".pkl", "rb") as file:
+for case in {sorted(CASES)!r}:
+    with open(case + ".pkl", "rb") as file:
         data = pickle.load(file)
     assert list(data) == ["training_set_kwargs", "G", "D", "G_ema", "augment_pipe"]
     G, D, pipe = data["G_ema"], data["D"], data["augment_pipe"]
     assert type(G).__module__ == "torch_utils.persistence"
     assert G.init_kwargs.img_resolution == 16 and G.img_resolution == 16
-    expected = torch.load(preset + ".pt", weights_only=True)
-    result[preset] = errors(evaluate(G, D, pipe, expected["inputs"]), expected["outputs"])
-    with open(preset + "-saved-there.pkl", "wb") as file:
+    expected = torch.load(case + ".pt", weights_only=True)
+    result[case] = errors(evaluate(G, D, pipe, expected["inputs"]), expected["outputs"])
+    with open(case + "-saved-there.pkl", "wb") as file:
         pickle.dump(data, file)
 """
     check_errors(run_elsewhere(cases, script))
-    for preset in PRESETS:
-        data = persistence.read((cases / f"{preset}-saved-there.pkl").read_bytes())
+    for case in CASES:
+        data = persistence.read((cases / f"{case}-saved-there.pkl").read_bytes())
         assert type(data["G_ema"]) is networks.Generator
         outputs = evaluate(data["G_ema"], data["D"], data["augment_pipe"], inputs)  # noqa: F821
-        for name, expected in torch.load(cases / f"{preset}.pt")["outputs"].items():
-            assert torch.equal(outputs[name], expected), (preset, name)
+        for name, expected in torch.load(cases / f"{case}.pt")["outputs"].items():
+            assert torch.equal(outputs[name], expected), (case, name)
 
 
 def _globals(content: bytes) -> set[str]:
@@ -247,9 +256,9 @@ def _globals(content: bytes) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_a_snapshot_holds_the_text_once_and_needs_nothing_of_this_repository(cases, preset):
-    content = (cases / f"{preset}.pkl").read_bytes()
+@pytest.mark.parametrize("case", CASES)
+def test_a_snapshot_holds_the_text_once_and_needs_nothing_of_this_repository(cases, case):
+    content = (cases / f"{case}.pkl").read_bytes()
     assert content.count(persistence.BUNDLE_HEADER.encode()) == 1
     assert _globals(content) <= {
         "collections.OrderedDict",
@@ -264,9 +273,9 @@ def test_a_snapshot_holds_the_text_once_and_needs_nothing_of_this_repository(cas
 
 
 @pytest.mark.parametrize("load", [persistence.read, pickle.loads])
-@pytest.mark.parametrize("preset", PRESETS)
-def test_snapshots_come_back_as_our_own_classes(cases, inputs, preset, load):
-    data = load((cases / f"{preset}.pkl").read_bytes())
+@pytest.mark.parametrize("case", CASES)
+def test_snapshots_come_back_as_our_own_classes(cases, inputs, case, load):
+    data = load((cases / f"{case}.pkl").read_bytes())
     assert data["training_set_kwargs"] == {"path": "data.zip"}
     kinds = {"G": networks.Generator, "G_ema": networks.Generator, "D": networks.Discriminator}
     for name, kind in {**kinds, "augment_pipe": AugmentPipe}.items():
@@ -274,7 +283,7 @@ def test_snapshots_come_back_as_our_own_classes(cases, inputs, preset, load):
         assert not any(module.training for module in data[name].modules())
         assert not any(parameter.requires_grad for parameter in data[name].parameters())
     outputs = evaluate(data["G_ema"], data["D"], data["augment_pipe"], inputs)  # noqa: F821
-    for name, expected in torch.load(cases / f"{preset}.pt")["outputs"].items():
+    for name, expected in torch.load(cases / f"{case}.pt")["outputs"].items():
         assert torch.equal(outputs[name], expected), name
 
 
