@@ -111,20 +111,47 @@ def build_optimizer(
 
     Args:
         module: Network whose parameters are optimised.
-        opt_kwargs: `class_name`, for example "torch.optim.Adam", and its arguments.
+        opt_kwargs: `class_name`, for example "torch.optim.Adam", and its arguments. Besides these,
+            `lr_multipliers`: factors of `lr` by the names of `module.parameter_groups()`; groups
+            that are not named there, and networks without groups, have the factor 1.
         lazy_ratio: Factor of `lr` and exponent of `betas`; 1 = unchanged.
+
+    Raises:
+        ValueError: A multiplier for a group that the network does not have.
     """
     kwargs = dict(opt_kwargs)
+    multipliers = kwargs.pop("lr_multipliers", None) or {}
     if "lr" in kwargs:
         kwargs["lr"] = kwargs["lr"] * lazy_ratio
     if "betas" in kwargs:
         kwargs["betas"] = tuple(float(beta) ** lazy_ratio for beta in kwargs["betas"])
     params = list(module.parameters())
+    groups = _parameter_groups(module, multipliers, kwargs.get("lr"))
     has_fused = kwargs.get("class_name") in ("torch.optim.Adam", "torch.optim.AdamW")
     choices = ("fused", "foreach", "capturable", "differentiable")
     if has_fused and not any(choice in kwargs for choice in choices):
         kwargs["fused"] = all(p.device.type in ("cpu", "cuda") for p in params)
-    return dnnlib.util.construct_class_by_name(params=params, **kwargs)
+    return dnnlib.util.construct_class_by_name(params=groups or params, **kwargs)
+
+
+def _parameter_groups(
+    module: nn.Module, multipliers: Mapping[str, float], lr: float | None
+) -> list[dict[str, Any]]:
+    """The optimizer's groups of parameters; empty = one group of all."""
+    if not multipliers:
+        return []
+    found = module.parameter_groups() if hasattr(module, "parameter_groups") else {}
+    groups = {name: params for name, params in found.items() if params}
+    unknown = sorted(set(multipliers) - set(groups))
+    if unknown or lr is None:
+        raise ValueError(
+            f"lr_multipliers for {', '.join(unknown or multipliers)}, but the network has the "
+            f"parameter groups {', '.join(groups) or 'none'} and the learning rate is {lr}"
+        )
+    return [
+        {"params": params, "lr": lr * multipliers.get(name, 1.0), "name": name}
+        for name, params in groups.items()
+    ]
 
 
 def run_phase(phase: Phase, loss: Loss, rounds: Iterable[Round]) -> None:

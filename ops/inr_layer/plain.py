@@ -72,10 +72,11 @@ def inr_layer(
         y = y if taps is None else lattice_upsample(y, *taps)
         return _inr_activate(y, late, act, gain, clamp)
     y, has_shared = None, bool(coords.without_own().parts())
+    # Cut with split, whose gradient is one concatenation; slices' would be two padded sums.
+    w_features, w_coords = weight.split([num_features, weight.shape[2] - num_features], 2)
     if x is not None:
-        y = _inr_product(weight[:, :, :num_features], x, bias)
+        y = _inr_product(w_features, x, bias)
         y = y if taps is None else lattice_upsample(y, *taps)
-    w_coords = weight[:, :, num_features:]
     if has_shared:
         y = _inr_add_coords(y, w_coords, bias if y is None else None, coords)
     elif y is None:
