@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import click
@@ -33,6 +34,32 @@ class DrawingOptions:
     outdir: str
     device: str
     allow_code: bool
+
+
+class _Span(click.ParamType):
+    """Two numbers LOW,HIGH, integers, decimals or ratios, as the entries of a region."""
+
+    name = "span"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[Fraction, Fraction]:
+        if not isinstance(value, str):
+            low, high = (Fraction(edge) for edge in value)
+            return low, high
+        parts = value.split(",")
+        if len(parts) != 2:
+            self.fail(f"{value!r} is not a range such as -0.3,1.3", param, ctx)
+        try:
+            low, _, high, _ = dnnlib.cli.REGION.convert(f"{parts[0]},0,{parts[1]},1", param, ctx)
+        except click.UsageError:
+            self.fail(
+                f"{value!r} is not a range LOW,HIGH of two numbers with LOW < HIGH", param, ctx
+            )
+        return low, high
+
+
+SPAN = _Span()
 
 
 def network_option(func: Callable[..., Any]) -> Callable[..., Any]:
@@ -80,6 +107,16 @@ def seeds_option(default: str) -> Callable[[Callable[..., Any]], Callable[..., A
         default=default,
         help="Numbers and ranges, e.g. 1,4-6.",
     )
+
+
+def lod_option(func: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--lod` (parameter `lod`, default "fixed")."""
+    return click.option(
+        "--lod",
+        type=click.Choice(["fixed", "scaled"]),
+        default="fixed",
+        help="Sample the trained function, or resize its lattices with the size.",
+    )(func)
 
 
 def drawing_options(seeds: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
