@@ -16,7 +16,12 @@ import click
 
 import dnnlib.cli
 
-COMMANDS = ("cost",)
+COMMANDS = (
+    "superres",
+    "extrapolate",
+    "interpolate",
+    "cost",
+)
 """The sub-commands in the order of `--help`; each is `command` in a module of analysis/commands."""
 
 

@@ -63,15 +63,80 @@ def zoom_sheet(
     Returns:
         RGB.
     """
-    x0, y0, x1, y1 = region
-    framed = []
-    for picture in pictures:
-        view = picture.convert("RGB")
-        left, right = ((edge - x0) / (x1 - x0) * view.width for edge in (0, 1))
-        top, bottom = ((edge - y0) / (y1 - y0) * view.height for edge in (0, 1))
-        ImageDraw.Draw(view).rectangle((left, top, right - 1, bottom - 1), outline=_FRAME, width=2)
-        framed.append(view)
-    return _rows([framed])
+    return _rows([[framed(picture, region) for picture in pictures]])
+
+
+def framed(
+    picture: Image.Image, region: tuple[float, float, float, float], width: int = 2
+) -> Image.Image:
+    """A view with the border of the image, the unit square, drawn into it.
+
+    Args:
+        picture: shows `region`.
+        region: (x0, y0, x1, y1) in units of the image.
+        width: of the line in pixels.
+
+    Returns:
+        RGB.
+    """
+    x0, y0, x1, y1 = (float(edge) for edge in region)
+    view = picture.convert("RGB")
+    left, right = ((edge - x0) / (x1 - x0) * view.width for edge in (0, 1))
+    top, bottom = ((edge - y0) / (y1 - y0) * view.height for edge in (0, 1))
+    ImageDraw.Draw(view).rectangle((left, top, right - 1, bottom - 1), outline=_FRAME, width=width)
+    return view
+
+
+def labelled_sheet(
+    rows: Sequence[Sequence[Image.Image]],
+    columns: Sequence[str] = (),
+    names: Sequence[str] = (),
+) -> Image.Image:
+    """Rows of pictures with words above the columns and before the rows.
+
+    Args:
+        rows: pictures; all in one column are equally wide.
+        columns: one text per column; empty = none.
+        names: one text per row; empty = none.
+
+    Returns:
+        RGB.
+    """
+    font = ImageFont.load_default(16)
+    left = max((round(font.getlength(name)) + 12 for name in names), default=0)
+    top = _MARGIN if columns else 0
+    # A column is at least as wide as what stands above it.
+    texts = columns or [""] * len(rows[0])
+    widths = [
+        max(picture.width, round(font.getlength(text)) + 8) for picture, text in zip(rows[0], texts)
+    ]
+    heights = [max(picture.height for picture in row) for row in rows]
+    gaps = (len(widths) - 1) * _GAP, (len(heights) - 1) * _GAP
+    sheet = Image.new(
+        "RGB", (left + sum(widths) + gaps[0], top + sum(heights) + gaps[1]), (_PAPER,) * 3
+    )
+    draw = ImageDraw.Draw(sheet)
+    y = top
+    for index, (row, height) in enumerate(zip(rows, heights)):
+        if names:
+            draw.text((left - 8, y + height / 2), names[index], fill=0, anchor="rm", font=font)
+        x = left
+        for picture, text, width in zip(row, texts, widths):
+            if index == 0:
+                draw.text((x + width / 2, top / 2), text, fill=0, anchor="mm", font=font)
+            place = (x + (width - picture.width) // 2, y + (height - picture.height) // 2)
+            sheet.paste(picture.convert("RGB"), place)
+            x += width + _GAP
+        y += height + _GAP
+    return sheet
+
+
+def enlarged(picture: Image.Image, smallest_side: int) -> Image.Image:
+    """The picture with every pixel repeated as often as its shorter side needs to be so long."""
+    times = -(-smallest_side // min(picture.size))
+    if times <= 1:
+        return picture
+    return picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
 
 
 def overview(samples: Image.Image, comparison: Image.Image, zoom: Image.Image) -> Image.Image:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 
 import dnnlib
@@ -12,6 +15,10 @@ from analysis.options import DrawingOptions
 from networks import sampling
 from networks.snapshot_file import read_generator
 from torch_utils import host_memory, misc
+from torch_utils.images import to_uint8, write_image
+
+MAX_PIXELS = 16384 * 16384
+"""Pictures and sheets are held in memory as a whole."""
 
 
 @dataclass(frozen=True)
@@ -86,3 +93,25 @@ def open_subjects(options: DrawingOptions) -> tuple[nn.Module, list[Subject]]:
     """
     G = open_generator(options.network, options.device, options.allow_code)
     return G, subjects(G, options.seeds, options.classes, options.psi)
+
+
+def to_picture(image: torch.Tensor) -> Image.Image:
+    """uint8 [C, H, W], or float [C, H, W] about [-1, 1], as a picture of 1, 3 or 4 channels."""
+    pixels = image if image.dtype == torch.uint8 else to_uint8(image)
+    array = pixels.permute(1, 2, 0).cpu().numpy()
+    return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
+
+
+def write_picture(picture: Image.Image, path: str | os.PathLike[str]) -> None:
+    """Write a picture; the suffix names the format. A crash leaves no half file."""
+    write_image(path, np.asarray(picture))
+
+
+def check_pixels(size: tuple[int, int], what: str) -> None:
+    """Raises a `dnnlib.UserError` if pictures of (height, width) do not fit into the memory."""
+    height, width = size
+    if height * width > MAX_PIXELS:
+        raise dnnlib.UserError(
+            f"{what} makes pictures of {width}x{height} pixels; up to {MAX_PIXELS:,} pixels "
+            "(16384x16384) fit on one."
+        )
