@@ -16,8 +16,8 @@ from torch import nn
 import dnnlib
 from networks.published_config import published_settings, resolve_references
 from torch_utils import persistence, snapshot_reader
+from torch_utils.module_builder import ModuleState, check_plain, construct
 from torch_utils.pickle_records import ObjectRecord, PersistentRecord, Refused
-from torch_utils.snapshot_reader import ModuleState
 
 _GENERATOR_ARGUMENTS = (
     "z_dim",
@@ -92,7 +92,7 @@ def import_foreign(record: PersistentRecord, convert: snapshot_reader.Convert) -
     )
     if not isinstance(args, tuple) or not isinstance(kwargs, dict):
         raise Refused(f"the class {record.class_name!r} without its constructor arguments")
-    snapshot_reader.check_plain([args, kwargs])
+    check_plain([args, kwargs])
     return build(record.class_name, translate(record, args, kwargs), ModuleState.of(record))
 
 
@@ -110,7 +110,7 @@ def build(class_name: str, arguments: Arguments, state: ModuleState) -> nn.Modul
     """
     cls = persistence.own_class(class_name)
     try:
-        network = snapshot_reader.construct(cls, (), arguments, state.nbytes_stored)
+        network = construct(cls, (), arguments, state.stored.total)
         state.fill(network, optional=_COMPUTED)
     except persistence.Mismatch as error:
         raise Refused(f"a {class_name} that is built otherwise than ours ({error})") from None

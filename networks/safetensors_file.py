@@ -24,7 +24,8 @@ import torch
 from torch import nn
 
 import dnnlib
-from torch_utils import persistence, snapshot_reader
+from torch_utils import persistence
+from torch_utils.module_builder import construct
 
 NETWORKS = ("G", "D", "G_ema", "augment_pipe")
 
@@ -273,7 +274,7 @@ def _build(entry: dict[str, Any], tensors: dict[str, torch.Tensor]) -> nn.Module
         raise _damaged("a network without class")
     cls = persistence.own_class(entry["class"])
     nbytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-    network = snapshot_reader.construct(cls, (), _plain(entry.get("init_kwargs")), nbytes)
+    network = construct(cls, (), _plain(entry.get("init_kwargs")), nbytes)
     if not isinstance(network, nn.Module):
         raise _damaged(f"a {entry['class'][:80]!r} is no network")
     here = network.state_dict()

@@ -18,7 +18,8 @@ from torch import nn
 import dnnlib
 from dnnlib.version import project_version
 from networks import safetensors_file
-from torch_utils import persistence, snapshot_reader
+from torch_utils import persistence
+from torch_utils.module_builder import check_plain
 
 NETWORKS = ("G", "D", "G_ema")
 """The keys of a snapshot whose values are networks."""
@@ -178,7 +179,7 @@ def _complete(data: object) -> dict[str, Any]:
     if not isinstance(data["training_set_kwargs"], (dict, type(None))):
         kind = type(data["training_set_kwargs"]).__name__
         raise dnnlib.UserError(f"'training_set_kwargs' in the file is a {kind}, not a dict")
-    snapshot_reader.check_plain(data["training_set_kwargs"])
+    check_plain(data["training_set_kwargs"])
     if data["G_ema"] is None:
         data["G_ema"] = data["G"]
     if data["G_ema"] is None:

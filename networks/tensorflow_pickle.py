@@ -21,6 +21,7 @@ from torch import nn
 
 import dnnlib
 from torch_utils import persistence, snapshot_reader
+from torch_utils.module_builder import StoredBytes, construct
 from torch_utils.pickle_records import ObjectRecord, Refused
 from torch_utils.safe_pickle import ArrayRecord
 
@@ -135,18 +136,17 @@ def import_network(record: ObjectRecord, convert: snapshot_reader.Convert) -> nn
         arguments = _discriminator_arguments(given)
     else:
         raise Refused(f"the TensorFlow network {str(state.get('name'))[:80]!r}")
-    nbytes = sum(value.nbytes_stored for value in variables.values() if _is_array(value))
+    stored = StoredBytes()
+    for value in variables.values():
+        if isinstance(value, ArrayRecord):
+            stored.add(value)
     cls = persistence.own_class(class_name)
     try:
-        network = snapshot_reader.construct(cls, (), arguments, nbytes)
+        network = construct(cls, (), arguments, stored.total)
     except persistence.Mismatch as error:
         raise Refused(f"a TensorFlow {class_name} of another kind ({error})") from None
     _fill(network, variables, rule)
     return network.eval().requires_grad_(False)
-
-
-def _is_array(value: object) -> bool:
-    return isinstance(value, ArrayRecord)
 
 
 def _state(record: object) -> dict[str, Any]:

@@ -38,7 +38,12 @@ class DtypeRecord(Record):
 
 
 class ArrayRecord(Record):
-    """An array of the file, not built."""
+    """An array of the file, not built.
+
+    Attributes:
+        nbytes_stored: Bytes that the file spends on it.
+        data_id: Identity of those bytes; other arrays may share them.
+    """
 
     __slots__ = ("_data", "_dtype", "_fortran", "_shape")
 
@@ -59,8 +64,11 @@ class ArrayRecord(Record):
 
     @property
     def nbytes_stored(self) -> int:
-        """Bytes that the file spends on it."""
         return len(self._data) if isinstance(self._data, (bytes, bytearray)) else 0
+
+    @property
+    def data_id(self) -> int:
+        return id(self._data)
 
     def build(self) -> np.ndarray:
         """Builds the array, in the machine's byte order.

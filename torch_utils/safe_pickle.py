@@ -98,7 +98,8 @@ class TensorRecord(Record):
     """A tensor or parameter of the file, not built.
 
     Attributes:
-        nbytes_stored: Bytes that the file spends on it.
+        nbytes_stored: Bytes that the file spends on its storage.
+        data_id: Identity of those bytes; other tensors may share them.
         requires_grad: As written.
     """
 
@@ -127,6 +128,10 @@ class TensorRecord(Record):
     @property
     def nbytes_stored(self) -> int:
         return len(self._storage._data) if isinstance(self._storage, StorageRecord) else 0
+
+    @property
+    def data_id(self) -> int:
+        return id(self._storage._data) if isinstance(self._storage, StorageRecord) else 0
 
     def build(self) -> torch.Tensor:
         """Builds the tensor on the CPU, as a view of its storage.

@@ -6,8 +6,6 @@ import functools
 import io
 import os
 import pickle
-import pickletools
-import subprocess
 import sys
 from fractions import Fraction
 from typing import Any
@@ -20,6 +18,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import dnnlib
+from tests import hostile_files
+from tests.hostile_files import Reduces, meta
 from torch_utils import persistence, safe_pickle
 
 BUNDLE = f"{persistence.BUNDLE_HEADER}\nraise RuntimeError('the bundle was run')\n"
@@ -77,132 +77,16 @@ def test_numbers_dtypes_and_easydicts_are_read():
         assert tensor.dtype == expected.dtype and torch.equal(tensor, expected)
 
 
-# What a hostile file may contain. Every entry must be refused, and nothing may happen.
-
-
-class Reduces:
-    """Pickles as a call of anything."""
-
-    def __init__(self, function: Any, *args: Any) -> None:
-        self.call = function, args
-
-    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
-        return self.call
-
-
-def _meta(text: str, class_name: str = "TinyLayer", **state: Any) -> dict[str, Any]:
-    return {
-        "type": "class",
-        "version": 6,
-        "module_src": text,
-        "class_name": class_name,
-        "state": state,
-    }
-
-
-def _tensor(size: tuple[int, ...], stride: tuple[int, ...], offset: int = 0) -> Reduces:
-    storage = torch.zeros([4]).untyped_storage()
-    typed = torch.storage.TypedStorage(wrap_storage=storage, dtype=torch.float32, _internal=True)
-    return Reduces(torch._utils._rebuild_tensor_v2, typed, offset, size, stride, False, {})
-
-
-def _storage_claiming(numel: int) -> Reduces:
-    """A storage of 300 elements whose header says another number."""
-    operations = pickletools.genops(pickle.dumps(torch.zeros([300])))
-    data = next(argument for op, argument, _ in operations if op.name.startswith("BINBYTES"))
-    number = (300).to_bytes(2, "little")
-    assert data.count(b"M" + number) == 1
-    data = data.replace(b"M" + number, b"\x8a\x06" + numel.to_bytes(6, "little"))
-    return Reduces(torch.storage._load_from_bytes, data)
+# Hostile files. Every one must be refused, and nothing may happen.
 
 
 def _hostile(marker: str) -> dict[str, bytes]:
-    return {**_hostile_code(marker), **_hostile_tensors(marker), **_broken_streams()}
-
-
-def _hostile_code(marker: str) -> dict[str, bytes]:
-    """Files that try to run something, or to build a network larger than themselves."""
-    command = f"{sys.executable} -c 'open(chr(120),chr(119))' ; touch {marker}"
-    attack = f"open({marker!r}, 'w').close()\nclass TinyLayer: pass\n"
+    huge = meta(BUNDLE, "TinyLayer", _init_args=(), _init_kwargs={"features": 1 << 16})
     return {
-        "os.system": pickle.dumps(Reduces(os.system, command)),
-        "os.system, protocol 0": pickle.dumps(Reduces(os.system, command), 0),
-        "eval": pickle.dumps(Reduces(eval, f"open({marker!r}, 'w')")),
-        "subprocess": pickle.dumps(Reduces(subprocess.Popen, ["touch", marker])),
-        "unknown module": b"chostile_module\nfunction\n(tR.",
-        "instance of a module's class": b"(ihostile_module\nClass\n.",
-        "getattr": b"cbuiltins\ngetattr\n.",
-        "embedded source": pickle.dumps(
-            Reduces(persistence._reconstruct_persistent_obj, _meta(attack))
-        ),
-        "embedded source under our header, unknown class": pickle.dumps(
-            Reduces(
-                persistence._reconstruct_persistent_obj,
-                _meta(f"{persistence.BUNDLE_HEADER}\n{attack}", "os.system"),
-            )
-        ),
-        "hostile constructor argument": pickle.dumps(
-            Reduces(
-                persistence._reconstruct_persistent_obj,
-                _meta(BUNDLE, _init_args=(Reduces(os.system, command),), _init_kwargs={}),
-            )
-        ),
-        "huge network": pickle.dumps(
-            Reduces(
-                persistence._reconstruct_persistent_obj,
-                _meta(BUNDLE, _init_args=(), _init_kwargs={"features": 1 << 16}),
-            )
-        ),
-    }
-
-
-def _hostile_tensors(marker: str) -> dict[str, bytes]:
-    """Tensors that hide a pickle of their own or claim more memory than the file holds."""
-    nested = pickle.dumps(Reduces(os.system, f"touch {marker}"), 2)
-    big = (1 << 40,)
-    return {
-        "nested _load_from_bytes": pickle.dumps(
-            Reduces(
-                torch._utils._rebuild_tensor_v2,
-                Reduces(torch.storage._load_from_bytes, nested),
-                *(0, (1,), (1,), False, {}),
-            )
-        ),
-        "huge tensor": pickle.dumps(_tensor(big, (1,))),
-        "stride-0 tensor": pickle.dumps(_tensor(big, (0,))),
-        "overlapping tensor": pickle.dumps(_tensor((3, 3), (1, 1))),
-        "tensor outside its storage": pickle.dumps(_tensor((2,), (1,), offset=3)),
-        "negative stride": pickle.dumps(_tensor((2,), (-1,), offset=3)),
-        "storage that claims more than it holds": pickle.dumps(
-            Reduces(
-                torch._utils._rebuild_tensor_v2,
-                _storage_claiming(1 << 40),
-                *(0, (1,), (1,), False, {}),
-            )
-        ),
-    }
-
-
-def _broken_streams() -> dict[str, bytes]:
-    """Streams with absurd lengths, misused instructions, or no pickle at all."""
-    return {
-        "memo number": b"\x80\x04Nr\xff\xff\xff\x7f0N.",
-        "long bytes": b"\x80\x04\x8e\x00\x00\x00\x00\x00\x01\x00\x00abc.",
-        "long bytearray": b"\x80\x05\x96\x00\x00\x00\x00\x00\x01\x00\x00abc.",
-        "long frame": b"\x80\x04\x95\x00\x00\x00\x00\x00\x01\x00\x00N.",
-        "fraction": b"cfractions\nFraction\n(V1e999999999\ntR.",
-        "set attributes of a class": b"cdnnlib\nEasyDict\n(N}Vget\nI1\nstb.",
-        "set attributes of a function": b"ccollections\nOrderedDict\n}V_function\nI1\nsb.",
-        "a list that contains itself": b"]q\x00h\x00a.",
-        "deep nesting": b"]" * 200_000 + b"a" * 199_999 + b".",
-        "persistent id": b"Vabc\nQ.",
-        "extension code": b"\x80\x02\x82\x01.",
-        "truncated": pickle.dumps({"G": TinyNetwork(4)})[:-200],
-        "truncated at the start": pickle.dumps({"G": TinyNetwork(4)})[:20],
-        "empty": b"",
-        "text": b"hello, this is not a pickle",
-        "web page": b"<!DOCTYPE html><html>not found</html>",
-        "zip archive": b"PK\x03\x04" + b"\0" * 40,
+        **hostile_files.code(marker),
+        **hostile_files.tensors(marker),
+        **hostile_files.broken_streams(pickle.dumps({"G": TinyNetwork(4)})),
+        "huge network": pickle.dumps(Reduces(persistence._reconstruct_persistent_obj, huge)),
     }
 
 
@@ -232,7 +116,7 @@ def watch() -> Watch:
     persistence.read(pickle.dumps("text", 0))
     with pytest.raises(dnnlib.UserError, match="does not have"):
         persistence.own_class("Unknown")
-    unknown = Reduces(persistence._reconstruct_persistent_obj, _meta("", "Unknown"))
+    unknown = Reduces(persistence._reconstruct_persistent_obj, meta("", "Unknown"))
     with pytest.raises(dnnlib.UserError, match="source code of its own"):
         persistence.read(pickle.dumps(unknown))
     return Watch()
@@ -295,7 +179,7 @@ def test_the_error_names_what_was_refused_and_the_way_out(name, tmp_path):
         persistence.read(_hostile(str(tmp_path / "x"))[name])
     wanted = {"os.system": "posix.system" if os.name == "posix" else "nt.system"}
     wanted |= {"eval": "builtins.eval", "unknown module": "hostile_module.function"}
-    assert wanted.get(name, "TinyLayer") in str(caught.value)
+    assert wanted.get(name, "Attack") in str(caught.value)
     assert "allow_code=True" in str(caught.value)
 
 
