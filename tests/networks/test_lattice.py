@@ -17,8 +17,10 @@ from networks.lattice import (
     cell_points,
     cell_taps,
     grid_points,
+    is_integer,
     scaled_lattices,
     snap,
+    table_taps,
     unit_square_levels,
 )
 
@@ -116,3 +118,75 @@ def test_scaled_lattices_follow_the_sampling_rate():
     assert scaled_lattices((32, 64, 128, 256), Fraction(64)) == [8, 16, 32, 64]
     assert scaled_lattices((8, 16, 32), Fraction(1)) == [1, 1, 1]
     assert scaled_lattices((8, 16, 32), Fraction(48)) == [12, 24, 48]
+
+
+ALIGNED = Sampling("bilinear", Fraction(0), align_corners=True)
+
+
+@given(FRACTIONS, FRACTIONS, st.integers(1, 9), st.fractions(0, 1, max_denominator=9))
+def test_grids_start_where_their_offset_says(start, stop, count, offset):
+    assert exact(grid_points(start, stop, count, offset)) == [
+        start + (j + offset) * (stop - start) / count for j in range(count)
+    ]
+    cells = np.array([-2, 0, 7])
+    assert exact(cell_points(cells, 5, offset)) == [(int(i) + offset) / 5 for i in cells]
+
+
+@given(FRACTIONS, FRACTIONS, st.integers(1, 9), st.integers(2, 300), st.integers(2, 300))
+def test_aligned_corners_map_first_to_first_and_last_to_last(start, stop, count, low, high):
+    points = grid_points(start, stop, count, Fraction(0))
+    cells, weight = cell_taps(points, low, ALIGNED, above=high)
+    for p, pair, share in zip(exact(points), cells, weight):
+        position = p * high * Fraction(low - 1, high - 1)
+        assert pair.tolist() == [math.floor(position), math.floor(position) + 1]
+        assert math.isclose(share[1], float(position - math.floor(position)), abs_tol=1e-12)
+        assert math.isclose(share.sum(), 1)
+
+
+def test_training_grid_with_aligned_corners_reads_all_cells_and_no_halo():
+    levels = unit_square_levels((8, 16, 32), ALIGNED, True)
+    assert [len(level.points) for level in levels] == [8, 16, 32]
+    assert [level.taps and level.taps.aligned for level in levels] == [None, True, True]
+    assert all(level.lookup.is_identity() for level in levels)
+    assert levels[1].taps.index[-1].tolist() == [7, 7] and levels[0].points[0] == 0
+    points = grid_points(Fraction(0), Fraction(1), 31, Fraction(0))
+    other = axis_levels(points, (8, 16, 32), ALIGNED, (8, 16, 32))
+    assert not other[-1].taps.aligned and not other[-1].lookup.is_identity()
+
+
+def test_aligned_corners_of_a_single_cell():
+    points = grid_points(Fraction(0), Fraction(1), 1, Fraction(0))
+    levels = axis_levels(points, (1, 1, 1), ALIGNED, (8, 16, 32))
+    assert [len(level.points) for level in levels] == [1, 1, 1]
+
+
+def test_tables_are_read_at_the_point_and_clamped():
+    points = Points(np.array([-9, 0, 3, 15, 40]), 16)  # position 8 p: -4.5, 0, 1.5, 7.5, 20
+    taps = table_taps(points, 8, Sampling("nearest", Fraction(0)))
+    assert taps.index[:, 0].tolist() == [0, 0, 1, 7, 7] and taps.index.shape == (5, 1)
+    taps = table_taps(points, 8, ALIGNED)
+    assert taps.index.tolist() == [[0, 0], [0, 1], [1, 2], [7, 7], [7, 7]]
+    assert taps.weight[:, 1].tolist() == [0.5, 0, 0.5, 0.5, 0]
+    assert table_taps(points[1:2], 8, ALIGNED).index.tolist() == [[0]]
+
+
+@pytest.mark.parametrize("upsampling", ["nearest", "bilinear"])
+def test_only_bilinear_corners_can_be_aligned(upsampling):
+    with pytest.raises(ValueError, match="align_corners needs"):
+        Sampling(upsampling, Fraction(0 if upsampling == "nearest" else 1), True)
+    with pytest.raises(ValueError, match="'cubic'"):
+        Sampling("cubic")
+
+
+@pytest.mark.parametrize(
+    "value,expected",
+    [(3, True), (np.int64(3), True), (np.float32(3), False), ("3", False), (None, False)],
+)
+def test_what_counts_as_an_integer(value, expected):
+    assert is_integer(value) == expected
+
+
+@pytest.mark.parametrize("value", ["0.5", None, 1j, [1]])
+def test_refuses_coordinates_that_are_no_numbers(value):
+    with pytest.raises(TypeError, match="real number"):
+        snap(value)
