@@ -52,7 +52,9 @@ def load_network_pkl(
 def _force_fp16(data: dict[str, Any]) -> dict[str, Any]:
     from networks.snapshot_file import NETWORKS
 
-    return {**data, **{name: _with_fp16(data[name]) for name in NETWORKS}}
+    # G stands in for a missing G_ema: one network under two names stays one.
+    rebuilt = {id(data[name]): _with_fp16(data[name]) for name in NETWORKS}
+    return {**data, **{name: rebuilt[id(data[name])] for name in NETWORKS}}
 
 
 def _with_fp16(network: nn.Module | None) -> nn.Module | None:

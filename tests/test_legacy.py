@@ -122,6 +122,11 @@ def test_force_fp16_changes_nothing_where_it_has_no_meaning():
     assert torch.equal(data["G_ema"](z, None), continuous(z, None))
 
 
+def test_force_fp16_keeps_one_network_one():
+    data = load({"G": make_generator()}, force_fp16=True)
+    assert data["G_ema"] is data["G"] and data["G"].synthesis.b16.use_fp16
+
+
 def run(*arguments: str) -> Any:
     return CliRunner().invoke(legacy.main, list(arguments))
 

@@ -199,6 +199,15 @@ def test_filters_that_a_file_lacks_are_computed():
     assert_same(new, G)
 
 
+def test_cached_tensors_in_attributes_are_left_behind():
+    """The published INR-GAN code kept some, which snapshots from a GPU therefore contain."""
+    G = make_generator()
+    cache = {"cuda:0": torch.ones([3]), "view": torch.zeros([8]).expand(4, 8)}
+    new = persistence.read(foreign(G, SynthesisBlock={"_fourier_embs_cache": cache}))
+    assert_same(new, G)
+    assert not hasattr(new.synthesis.b8, "_fourier_embs_cache")
+
+
 REFUSED_ARGUMENTS = [
     ("Generator", {"magnitude_ema_beta": 0.99}, "'magnitude_ema_beta'"),
     ("Generator", {"mapping_kwargs": {"new": 1}}, "a mapping network with the argument 'new'"),
