@@ -45,3 +45,27 @@ def test_overview_holds_all_sheets() -> None:
     page = np.asarray(sheets.overview(samples, comparison, zoom))
     assert page.shape[0] == samples.height
     assert {1, 60, 90} <= set(np.unique(page[:, :, 0]).tolist())
+
+
+def test_labelled_sheet_puts_words_around_the_pictures() -> None:
+    rows = [[flat(10, 40), flat(20, 60)], [flat(30, 40), flat(40, 60)]]
+    plain = np.asarray(sheets.labelled_sheet(rows))
+    assert plain.shape == (2 * 60 + 2, 40 + 2 + 60, 3)
+    # Smaller pictures stand in the middle of their row.
+    assert plain[10:50, :40].max() == 10 and plain[:60, 42:].max() == 20
+    words = np.asarray(sheets.labelled_sheet(rows, ["a", "b"], ["first", "second"]))
+    top, left = words.shape[0] - plain.shape[0], words.shape[1] - plain.shape[1]
+    assert np.array_equal(words[top:, left:], plain)
+    assert words[:top].min() < 128 and words[top:, :left].min() < 128
+
+
+def test_a_column_is_as_wide_as_its_word() -> None:
+    narrow = sheets.labelled_sheet([[flat(0, 8)]], ["a long heading"])
+    assert narrow.width > 80
+
+
+def test_enlarged_repeats_pixels() -> None:
+    small = Image.fromarray(np.array([[0, 255, 7]], np.uint8))
+    large = np.asarray(sheets.enlarged(small, 3))
+    assert np.array_equal(large, np.kron([[0, 255, 7]], np.ones([3, 3])))
+    assert sheets.enlarged(small, 1) is small
