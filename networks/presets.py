@@ -45,6 +45,9 @@ class Preset:
     has_fmm: bool = False
 
 
+FMM_ACTIVATION_NAMES = ("demod", "tanh", "half-sigmoid", "none", "sigmoid", "identity")
+"""The rows of the table in `ops.fmm`, listed here without torch."""
+
 HYPER_LR = 5e-4
 """Adam's rate for the shared weights of the paper's models."""
 

@@ -8,7 +8,7 @@ here imports torch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from training.base_configs import BaseConfig
@@ -50,6 +50,8 @@ class ResumeFacts:
     channel_max: int | None = None
     d_architecture: str | None = None
     d_map_depth: int | None = None
+    synthesis: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of the synthesis network."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,6 +107,8 @@ class NetworkConfig:
     d_map_depth: int | None
     mbstd_group: int
     freeze_layers: int | None
+    synthesis: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of the synthesis network."""
 
     def _widths(self, mixed_precision: bool) -> dict[str, Any]:
         return {
@@ -117,7 +121,7 @@ class NetworkConfig:
 
     def generator(self) -> dict[str, Any]:
         """Keyword arguments of `networks.build_generator`, less those taken from the data."""
-        synthesis = self._widths(self.g_mixed_precision)
+        synthesis = {**self._widths(self.g_mixed_precision), **self.synthesis}
         if self.channels_last:
             synthesis["fp16_channels_last"] = True
         return {
@@ -148,8 +152,8 @@ class NetworkConfig:
         return result
 
 
-def _adam(lr: float) -> dict[str, Any]:
-    return {"class_name": "torch.optim.Adam", "lr": lr, "betas": [0, 0.99], "eps": 1e-8}
+def _adam(lr: float, betas: tuple[float, float]) -> dict[str, Any]:
+    return {"class_name": "torch.optim.Adam", "lr": lr, "betas": [*betas], "eps": 1e-8}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -163,6 +167,7 @@ class TrainConfig:
     networks: NetworkConfig
     num_workers: int
     g_lr: float
+    lr_multipliers: dict[str, float]
     d_lr: float
     r1_gamma: float
     pl_weight: float | None
@@ -193,6 +198,9 @@ class TrainConfig:
     def to_dict(self, run_dir: str) -> dict[str, Any]:
         """Keyword arguments of the training loop in the order of ``training_options.json``."""
         options = self.options
+        g_opt_kwargs = _adam(self.g_lr, self.base.betas)
+        if self.lr_multipliers:
+            g_opt_kwargs["lr_multipliers"] = dict(self.lr_multipliers)
         result = {
             "num_gpus": options.gpus,
             "image_snapshot_ticks": options.snap,
@@ -203,8 +211,8 @@ class TrainConfig:
             "data_loader_kwargs": self._loader(),
             "G_kwargs": self.networks.generator(),
             "D_kwargs": self.networks.discriminator(),
-            "G_opt_kwargs": _adam(self.g_lr),
-            "D_opt_kwargs": _adam(self.d_lr),
+            "G_opt_kwargs": g_opt_kwargs,
+            "D_opt_kwargs": _adam(self.d_lr, self.base.betas),
             "loss_kwargs": self._loss(),
             "total_kimg": self.total_kimg,
             "batch_size": self.batch_size,
@@ -226,4 +234,6 @@ class TrainConfig:
             "allow_code": True if options.allow_code else None,
         }
         result.update((name, value) for name, value in optional.items() if value is not None)
+        if not self.base.lazy_r1:
+            result["D_reg_interval"] = None
         return {**result, "run_dir": run_dir}

@@ -55,7 +55,7 @@ def _schedule_rows(config: TrainConfig) -> list[tuple[str, str, str]]:
             f"{config.r1_gamma:.4g}",
             _origin(options.gamma, "gamma", auto_gamma if is_formula else cfg),
         ),
-        ("Learning rate of G", f"{config.g_lr:g}", _origin(options.glr, "glr", cfg)),
+        ("Learning rate of G", *_generator_rate(config)),
         ("Learning rate of D", f"{config.d_lr:g}", _origin(options.dlr, "dlr", cfg)),
         (
             "EMA half-life",
@@ -63,6 +63,16 @@ def _schedule_rows(config: TrainConfig) -> list[tuple[str, str, str]]:
             "auto: 10 kimg per 32 images of batch" if options.cfg == "auto" else cfg,
         ),
     ]
+
+
+def _generator_rate(config: TrainConfig) -> tuple[str, str]:
+    value = f"{config.g_lr:g}"
+    for name, factor in config.lr_multipliers.items():
+        value += f", {name} {config.g_lr * factor:g}"
+    preset = PRESETS[config.networks.preset]
+    cfg = f"--cfg={config.options.cfg}"
+    otherwise = cfg if preset.lr is None else f"preset {preset.name} and {cfg}"
+    return value, _origin(config.options.glr, "glr", otherwise)
 
 
 def _network_rows(config: TrainConfig) -> list[tuple[str, str, str]]:
@@ -116,7 +126,7 @@ def _or_default(value: float | None, default: float) -> str:
 def _augmentation_rows(config: TrainConfig) -> list[tuple[str, str, str]]:
     options = config.options
     if config.augment_kwargs is None:
-        return [("Augmentation", "none", "given: --aug=noaug")]
+        return [("Augmentation", "none", _origin(options.aug, "aug", f"--cfg={options.cfg}"))]
     pipe = options.augpipe or "bgc"
     if config.ada_target is None:
         return [("Augmentation", f"{pipe} with p = {config.augment_p:g}", "given: --aug=fixed")]

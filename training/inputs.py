@@ -17,6 +17,23 @@ from training.base_configs import RESUME_ALIASES
 from training.config import DatasetFacts, ResumeFacts
 from training.options import TrainOptions
 
+# Arguments of the generator that options, data or other facts stand for.
+_NOT_PASSED_ON = {
+    "z_dim",
+    "c_dim",
+    "w_dim",
+    "img_resolution",
+    "img_channels",
+    "img_shape",
+    "mapping_kwargs",
+    "preset",
+    "channel_base",
+    "channel_max",
+    "num_fp16_res",
+    "conv_clamp",
+    "fp16_channels_last",
+}
+
 
 def choose_device(name: str, num_processes: int) -> torch.device:
     """Turn ``--device`` into a device that exists, often enough for all processes.
@@ -127,7 +144,8 @@ def snapshot_facts(G: nn.Module, D: nn.Module, name: str) -> ResumeFacts:
     if preset not in PRESETS:
         raise UserError(f"--resume={name}: this version cannot train a {preset} generator.")
     given = dict(G.init_kwargs)
-    synthesis = {**(given.get("synthesis_kwargs") or {}), **given}
+    # Arguments of the synthesis network may be given either way.
+    synthesis = {**(given.pop("synthesis_kwargs", None) or {}), **given}
     return ResumeFacts(
         preset=preset,
         image_size=tuple(G.img_shape[1:]),
@@ -141,4 +159,5 @@ def snapshot_facts(G: nn.Module, D: nn.Module, name: str) -> ResumeFacts:
         # Layers that the new D has and the file's has not would silently start from nothing.
         d_architecture=getattr(D, f"b{D.img_resolution}").architecture,
         d_map_depth=D.mapping.num_layers if D.c_dim > 0 else None,
+        synthesis={name: v for name, v in synthesis.items() if name not in _NOT_PASSED_ON},
     )

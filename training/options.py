@@ -14,7 +14,7 @@ import click
 
 from dnnlib.cli import DEVICE, FiniteRange, allow_code_option, detector_option
 from metrics.names import METRIC_NAMES
-from networks.presets import DEFAULT_PRESET, PRESETS
+from networks.presets import DEFAULT_PRESET, FMM_ACTIVATION_NAMES, PRESETS
 from training.base_configs import AUGMENT_PIPES, CONFIG_NAMES, RESUME_ALIASES
 
 _POSITIVE = click.IntRange(min=1)
@@ -95,7 +95,9 @@ class TrainOptions:
     subset: int | None = _option(
         _POSITIVE, "Train on N randomly chosen images", unset="all", metavar="N"
     )
-    mirror: bool | None = _option(bool, "Double the images by x-flips", unset="0")
+    mirror: bool | None = _option(
+        bool, "Double the images by x-flips", unset="0; --cfg=paper-inr: 1"
+    )
     workers: int | None = _option(
         click.IntRange(min=0), "Processes that load images", unset="3, on a CPU 0"
     )
@@ -126,15 +128,31 @@ class TrainOptions:
     mbstd_group: int | None = _option(
         _POSITIVE, "Group of the minibatch standard deviation", unset="from --cfg"
     )
-    glr: float | None = _option(_NON_NEGATIVE, "Learning rate of G", unset="from --cfg")
+    glr: float | None = _option(
+        _NON_NEGATIVE,
+        "Learning rate of G; of hypernetworks that of their shared weights",
+        unset="from --cfg; hypernetworks: 0.0005",
+    )
     dlr: float | None = _option(_NON_NEGATIVE, "Learning rate of D", unset="from --cfg")
     cbase: int | None = _option(
         _POSITIVE, "Channels at resolution r: min(cbase / r, cmax)", unset="from --cfg"
     )
     cmax: int | None = _option(_POSITIVE, "Most channels of a layer", unset="from --cfg")
     z_dim: int | None = _option(_POSITIVE, "Size of the latent z", unset="from --cfg")
-    w_dim: int | None = _option(_POSITIVE, "Size of the latent w", unset="from --cfg")
-    map_depth: int | None = _option(_POSITIVE, "Layers of the mapping network", unset="from --cfg")
+    w_dim: int | None = _option(
+        _POSITIVE, "Size of the latent w", unset="from --cfg; hypernetworks: 1024"
+    )
+    map_depth: int | None = _option(
+        _POSITIVE, "Layers of the mapping network", unset="from --cfg; hypernetworks: 3"
+    )
+    fmm_rank: int | None = _option(
+        _POSITIVE, "Rank of factorised modulation", unset="10, or the snapshot's"
+    )
+    fmm_activation: str | None = _option(
+        click.Choice(FMM_ACTIVATION_NAMES),
+        "Activation of factorised modulation",
+        unset="inr-gan*: demod, hypernetworks: sigmoid, or the snapshot's",
+    )
     pl_weight: float | None = _option(
         _NON_NEGATIVE, "Weight of path length regularisation", unset="inr-*: 0, else from --cfg"
     )
@@ -144,7 +162,9 @@ class TrainOptions:
 
     # Discriminator augmentation.
     aug: str | None = _option(
-        click.Choice(["noaug", "ada", "fixed"]), "Augmentation mode", unset="ada"
+        click.Choice(["noaug", "ada", "fixed"]),
+        "Augmentation mode",
+        unset="ada; --cfg=paper-inr: noaug",
     )
     p: float | None = _option(_UNIT, "Augmentation probability for --aug=fixed")
     target: float | None = _option(_UNIT, "Target value of ADA", unset="0.6")

@@ -28,6 +28,7 @@ from training.config import (
 from training.options import TrainOptions
 
 _DEFAULT_ADA_TARGET = 0.6
+_DEFAULT_W_DIM = 512
 _RESUME_ADA_KIMG = 100
 _SMALLEST_SIDE = 8
 
@@ -69,13 +70,13 @@ def resolve(
             path=options.data,
             use_labels=bool(options.cond),
             max_size=subset,
-            xflip=bool(options.mirror),
+            xflip=bool(_given(options.mirror, base.mirror)),
             image_size=facts.image_shape[1:],
             random_seed=options.seed if subset < facts.num_images else None,
         ),
         networks=networks,
         num_workers=_given(options.workers, 0 if device_type == "cpu" else 3),
-        g_lr=_given(options.glr, base.lr),
+        **_generator_rates(options, base, preset),
         d_lr=_given(options.dlr, base.d_lr, base.lr),
         r1_gamma=_given(options.gamma, base.gamma),
         pl_weight=_given(options.pl_weight, preset.pl_weight, base.pl_weight),
@@ -88,7 +89,7 @@ def resolve(
         batch_gpu=batch_gpu,
         ema_kimg=base.ema_kimg,
         ema_rampup=None if is_resuming else base.ema_rampup,
-        **_augmentation(options),
+        **_augmentation(options, base),
         ada_kimg=_RESUME_ADA_KIMG if is_resuming else None,
         resume_pkl=RESUME_ALIASES.get(options.resume, options.resume) if is_resuming else None,
         description=describe(options, facts),
@@ -119,6 +120,8 @@ def describe(options: TrainOptions, facts: DatasetFacts) -> str:
         parts += [f"resume{alias}" if is_resume(options.resume) else "noresume"]
     parts += [f"freezed{options.freezed}"] if options.freezed is not None else []
     parts += [options.generator] if options.generator is not None else []
+    parts += [f"rank{options.fmm_rank}"] if options.fmm_rank is not None else []
+    parts += [options.fmm_activation] if options.fmm_activation is not None else []
     parts += [options.desc] if options.desc else []
     return "-".join(parts)
 
@@ -206,8 +209,8 @@ def _networks(
     return NetworkConfig(
         preset=preset.name,
         z_dim=_given(options.z_dim, known.z_dim, base.z_dim),
-        w_dim=_given(options.w_dim, known.w_dim, base.w_dim),
-        map_depth=_given(options.map_depth, known.map_depth, base.map_depth),
+        w_dim=_given(options.w_dim, known.w_dim, base.w_dim, preset.w_dim, _DEFAULT_W_DIM),
+        map_depth=_given(options.map_depth, known.map_depth, preset.map_depth, base.map_depth),
         channel_base=channel_base,
         channel_max=_given(options.cmax, known.channel_max, base.channel_max),
         g_mixed_precision=not _given(options.fp32, preset.fp32),
@@ -217,6 +220,10 @@ def _networks(
         d_map_depth=_given(known.d_map_depth, base.d_map_depth),
         mbstd_group=_given(options.mbstd_group, base.mbstd_group),
         freeze_layers=options.freezed,
+        synthesis={
+            **known.synthesis,
+            **_fmm_options(options, preset, None if resume is None else known.synthesis),
+        },
     )
 
 
@@ -271,9 +278,42 @@ def _batch(options: TrainOptions, base: BaseConfig, mbstd_group: int) -> tuple[i
     return batch, batch_gpu
 
 
-def _augmentation(options: TrainOptions) -> dict[str, Any]:
+def _generator_rates(options: TrainOptions, base: BaseConfig, preset: Preset) -> dict[str, Any]:
+    """The fields g_lr and lr_multipliers; a preset's own rate is not for equalised weights."""
+    own = None if preset.lr is None else preset.lr * base.preset_lr_factor
+    replaced = {n: v for n, v in base.lr_multipliers.items() if n in preset.lr_multipliers}
+    return {
+        "g_lr": _given(options.glr, own, base.lr),
+        "lr_multipliers": {**preset.lr_multipliers, **replaced},
+    }
+
+
+def _fmm_options(
+    options: TrainOptions, preset: Preset, in_file: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Arguments of the synthesis network that --fmm-rank and --fmm-activation stand for."""
+    given = {}
+    for name, key in (("fmm_rank", "rank"), ("fmm_activation", "fmm_activation")):
+        value, option = getattr(options, name), f"--{name.replace('_', '-')}"
+        if value is None:
+            continue
+        if not preset.has_fmm:
+            fitting = ", ".join(other.name for other in PRESETS.values() if other.has_fmm)
+            raise UserError(
+                f"{option}={value}: --generator={preset.name} has no factorised modulation to set; "
+                f"{fitting} have."
+            )
+        if in_file is not None and in_file.get(key, value) != value:
+            raise UserError(
+                f"{option}={value}: the file of --resume={options.resume} has {in_file[key]}."
+            )
+        given[key] = value
+    return given
+
+
+def _augmentation(options: TrainOptions, base: BaseConfig) -> dict[str, Any]:
     """The fields ada_target, augment_p and augment_kwargs."""
-    mode = options.aug or "ada"
+    mode = options.aug or base.aug
     if options.p is not None and mode != "fixed":
         raise UserError(f"--p={options.p:g} can only be used with --aug=fixed, not {mode}.")
     if mode == "fixed" and options.p is None:

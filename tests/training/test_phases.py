@@ -114,6 +114,41 @@ def test_other_optimizers_take_their_own_arguments():
     assert isinstance(sgd, torch.optim.SGD) and sgd.param_groups[0]["lr"] == 0.5
 
 
+def test_groups_of_parameters_have_their_own_rates():
+    net = nn.ModuleDict({"slow": nn.Linear(2, 2), "fast": nn.Linear(2, 2), "other": ToyD()})
+    net.parameter_groups = lambda: {
+        "slow": list(net.slow.parameters()),
+        "empty": [],
+        "rest": [*net.fast.parameters(), *net.other.parameters()],
+    }
+    optimizer = build_optimizer(net, {**OPT, "lr_multipliers": {"slow": 0.1}}, 0.8)
+    slow, rest = optimizer.param_groups
+    assert (slow["name"], rest["name"]) == ("slow", "rest")
+    assert slow["lr"] == pytest.approx(0.0025 * 0.8 * 0.1)
+    assert rest["lr"] == pytest.approx(0.0025 * 0.8)
+    assert slow["betas"] == rest["betas"] == (0.0, 0.99**0.8)
+    assert sum(len(g["params"]) for g in (slow, rest)) == len(list(net.parameters()))
+    before = net.slow.weight.clone(), net.fast.weight.clone()
+    for parameter in net.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    torch.testing.assert_close(net.slow.weight, before[0] - 0.0002)
+    torch.testing.assert_close(net.fast.weight, before[1] - 0.002)
+
+
+@pytest.mark.parametrize(
+    ("multipliers", "words"),
+    [({"fast": 2}, "lr_multipliers for fast, .* groups slow"), ({"empty": 2}, "for empty")],
+)
+def test_refuses_rates_for_groups_that_are_not_there(multipliers, words):
+    net = nn.Linear(2, 2)
+    net.parameter_groups = lambda: {"slow": list(net.parameters()), "empty": []}
+    with pytest.raises(ValueError, match=words):
+        build_optimizer(net, {**OPT, "lr_multipliers": multipliers})
+    with pytest.raises(ValueError, match="groups none"):
+        build_optimizer(nn.Linear(2, 2), {**OPT, "lr_multipliers": {"slow": 0.1}})
+
+
 @pytest.mark.parametrize(
     ("grad", "expected"), [(2.0, 4.0), (float("nan"), 0.0), (float("-inf"), -1e5)]
 )
