@@ -30,8 +30,8 @@ def num_octaves(num_cells: int) -> int:
     return max(1, math.ceil(math.log2(num_cells)))
 
 
-def centred(points: np.ndarray, side: int, shorter: int) -> np.ndarray:
-    """Maps image-side units to centred coordinates: (2p - 1) side / min(H, W), float64."""
+def centred(points: np.ndarray | Tensor, side: int, shorter: int) -> np.ndarray | Tensor:
+    """Maps image-side units to centred coordinates: (2p - 1) side / min(H, W), same precision."""
     return (2 * points - 1) * (side / shorter)
 
 
@@ -95,18 +95,57 @@ def grid_features(
         predicted: Frequencies [N, k, 2] and phases [N, k] predicted per image, or None.
 
     Returns:
-        float32 features on the device of `rows`.
+        Features on the device of `rows` in its precision, but at least float32.
     """
-    device = rows.device
-    cols_table = torch.from_numpy(axis_features(u, octaves).astype(np.float32)).to(device)
-    rows_table = torch.from_numpy(axis_features(v, octaves).astype(np.float32)).to(device)
-    u_tensor = torch.from_numpy(u.astype(np.float32)).to(device)
-    v_tensor = torch.from_numpy(v.astype(np.float32)).to(device)
-    shared = fourier(u_tensor, v_tensor, rows.float()) if len(rows) else None
+    precision = torch.promote_types(rows.dtype, torch.float32)
+    cols_table, rows_table, u_tensor, v_tensor = (
+        torch.from_numpy(array).to(precision).to(rows.device)
+        for array in (axis_features(u, octaves), axis_features(v, octaves), u, v)
+    )
+    shared = fourier(u_tensor, v_tensor, rows.to(precision)) if len(rows) else None
     own = None
     if predicted is not None:
-        own = fourier(u_tensor, v_tensor, predicted[0].float(), predicted[1].float())
+        own = fourier(u_tensor, v_tensor, *[part.to(precision) for part in predicted])
     return CoordFeatures(cols_table, rows_table, shared, own)
+
+
+def point_waves(
+    u: Tensor,  # [P]
+    v: Tensor,  # [P]
+    rows: Tensor,  # [..., k, 2]
+    phase: Tensor | None = None,  # [..., k]
+) -> Tensor:  # [..., 2k, 1, P]
+    """[sin; cos](rows_u u + rows_v v + phase) at single points, as `ops.fourier` on grids."""
+    angle = rows[..., 0:1] * u + rows[..., 1:2] * v
+    if phase is not None:
+        angle = angle + phase[..., None]
+    return torch.cat([angle.sin(), angle.cos()], dim=-2)[..., None, :]
+
+
+def point_features(
+    u: Tensor,  # [P]
+    v: Tensor,  # [P]
+    octaves: int,
+    rows: Tensor,  # [k, 2]
+    predicted: tuple[Tensor, Tensor] | None = None,
+) -> CoordFeatures:
+    """As `grid_features` at P single points, differentiable with respect to them.
+
+    Args:
+        u, v: Coordinates, float64 but where the device has none.
+        octaves, rows, predicted: As for `grid_features`.
+    """
+    precision = torch.promote_types(rows.dtype, torch.float32)
+    scales = (2.0 ** torch.arange(octaves, dtype=u.dtype, device=u.device)) * (math.pi / 2)
+    tables = [f(scales[:, None] * p) for p in (u, v) for f in (torch.sin, torch.cos)]
+    shared = torch.cat(tables).to(precision)[:, None]
+    u, v = u.to(precision), v.to(precision)
+    if len(rows):
+        shared = torch.cat([shared, point_waves(u, v, rows.to(precision))])
+    own = None
+    if predicted is not None:
+        own = point_waves(u, v, *[part.to(precision) for part in predicted])
+    return CoordFeatures(shared=shared, own=own)
 
 
 def axis_taps(taps: Taps, device: torch.device) -> AxisTaps:

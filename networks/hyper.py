@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from networks.hyper_block import HyperBlock, HyperBlockWeights
 from networks.hyper_layers import PlainLinear
-from networks.lattice import AxisLevel, Sampling
+from networks.lattice import Sampling
 from networks.layers import check_choice
+from networks.levels import GridLevel, PointLevel
 from networks.render import ContinuousSynthesis
 from networks.shapes import checked_img_shape, num_highest
 
@@ -134,25 +135,23 @@ class HyperSynthesis(ContinuousSynthesis):
     def evaluate(
         self,
         theta: Sequence[HyperBlockWeights],
-        rows: Sequence[AxisLevel],
-        cols: Sequence[AxisLevel],
+        levels: Sequence[GridLevel | PointLevel],
         force_fp32: bool = False,
         dtype: torch.dtype | None = None,
     ) -> Tensor:
-        """Evaluates F on a product grid.
+        """Evaluates F on a product grid or at single points.
 
         Args:
             theta: Result of `compose`.
-            rows: Plan of the vertical axis, one level per block (`lattice.axis_levels`).
-            cols: Plan of the horizontal axis.
+            levels: The plan, one level per block (`networks.levels`).
             force_fp32, dtype: See `HyperBlock.forward`.
 
         Returns:
-            Image [N, C, H, W], float32, -1 to 1.
+            Image [N, C, H, W], float32, -1 to 1; of P single points [N, C, 1, P].
         """
         x = img = None
-        for block, weights, row, col in zip(self.blocks(), theta, rows, cols):
-            x, img = block(weights, x, img, row, col, force_fp32, dtype)
+        for block, weights, level in zip(self.blocks(), theta, levels):
+            x, img = block(weights, x, img, level, force_fp32, dtype)
         return img.tanh()
 
 

@@ -8,11 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from networks.fourier import axis_taps
 from networks.hyper_layers import HYPER_LAYERS, HyperStep, HyperWeights
-from networks.lattice import AxisLevel
 from networks.layers import check_choice, compute_dtype
-from ops.fourier import fourier
+from networks.levels import GridLevel, PointLevel
 from ops.inr_layer import CoordFeatures, inr_layer, lattice_upsample
 
 STEP_MODES = ("coords", "plain", "concat", "add")
@@ -137,19 +135,17 @@ class HyperBlock(nn.Module):
         weights: HyperBlockWeights,
         x: Tensor | None,
         img: Tensor | None,
-        rows: AxisLevel,
-        cols: AxisLevel,
+        level: GridLevel | PointLevel,
         force_fp32: bool = False,
         dtype: torch.dtype | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Evaluates the block at the points of a product grid.
+        """Evaluates the block at the points of a level.
 
         Args:
             weights: Result of `compose`.
             x: Features of the block below [N, I, h, w]; None for the first block.
             img: Sum of the to-RGBs below [N, C, h, w], float32; None if there is none.
-            rows: Vertical axis: H points and their taps into the block below.
-            cols: Horizontal axis, W points.
+            level: H x W points and their taps into the block below (P single points: H = 1).
             force_fp32: Run in float32; wins over `dtype`.
             dtype: Precision of this call; None = the block's own.
 
@@ -159,10 +155,8 @@ class HyperBlock(nn.Module):
         device, stored = weights.steps[0].weight.device, weights.steps[0].weight.dtype
         wanted = dtype or (torch.float16 if self.use_fp16 else stored)
         dtype = compute_dtype(wanted, stored, device, force_fp32)
-        taps = None
-        if rows.taps is not None:
-            taps = (axis_taps(rows.taps, device), axis_taps(cols.taps, device))
-        coords = self._coords(weights, rows, cols)
+        taps = level.taps(device)
+        coords = self._coords(weights, level)
         # Coordinates themselves do not survive a few bits; their sines do.
         first_dtype = dtype if self.num_frequencies else stored
         for index, (mode, (weight, bias)) in enumerate(zip(self.modes, weights.steps)):
@@ -189,10 +183,8 @@ class HyperBlock(nn.Module):
             img = rgb if img is None else rgb + img
         return x, img
 
-    def _coords(
-        self, weights: HyperBlockWeights, rows: AxisLevel, cols: AxisLevel
-    ) -> CoordFeatures:
-        """Features of the grid's points, in the parameters' precision but at least float32.
+    def _coords(self, weights: HyperBlockWeights, level: GridLevel | PointLevel) -> CoordFeatures:
+        """Features of the level's points, in the parameters' precision but at least float32.
 
         x and y count in units of the shorter side, so that pixels of any image are square.
         """
@@ -200,8 +192,10 @@ class HyperBlock(nn.Module):
         shorter = min(height, width)
         like = weights.steps[0].weight
         precision = torch.promote_types(like.dtype, torch.float32)
-        x = torch.from_numpy(cols.points * (width / shorter)).to(like.device, precision)
-        y = torch.from_numpy(rows.points * (height / shorter)).to(like.device, precision)
+        x, y = (
+            torch.as_tensor(p * (side / shorter)).to(precision).to(like.device)
+            for p, side in ((level.x, width), (level.y, height))
+        )
         if weights.rows is None:
-            return CoordFeatures(cols=x[None], rows=y[None])
-        return CoordFeatures(own=fourier(x, y, weights.rows.to(precision)))
+            return CoordFeatures(shared=torch.stack(torch.broadcast_tensors(*level.mesh(x, y))))
+        return CoordFeatures(own=level.waves(x, y, weights.rows.to(precision)))

@@ -16,19 +16,20 @@ from torch import Tensor, nn
 
 from networks.fourier import (
     PREDICTED_ROWS_SCALE,
-    axis_taps,
     centred,
     grid_features,
     num_octaves,
+    point_features,
     shared_rows,
 )
-from networks.lattice import AxisLevel, Sampling
+from networks.lattice import Sampling
 from networks.layers import (
     FullyConnectedLayer,
     channels_at,
     check_choice,
     compute_dtype,
 )
+from networks.levels import GridLevel, PointLevel
 from networks.render import ContinuousSynthesis
 from networks.shapes import checked_img_shape, lattice_shapes, num_highest
 from ops.bias_act import bias_act
@@ -175,19 +176,17 @@ class INRBlock(nn.Module):
         weights: INRBlockWeights,
         x: Tensor | None,
         img: Tensor | None,
-        rows: AxisLevel,
-        cols: AxisLevel,
+        level: GridLevel | PointLevel,
         force_fp32: bool = False,
         dtype: torch.dtype | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Evaluates the block at the points of a product grid.
+        """Evaluates the block at the points of a level.
 
         Args:
             weights: Result of `compose`.
             x: Features of the block below [N, I, h, w]; None for the first block.
             img: Image of the block below [N, C, h, w], float32; None for the first block.
-            rows: Vertical axis: H points and their taps into the block below.
-            cols: Horizontal axis, W points.
+            level: H x W points and their taps into the block below (P single points: H = 1).
             force_fp32: Run in float32; wins over `dtype`.
             dtype: Precision of this call; None = the block's own.
 
@@ -197,11 +196,9 @@ class INRBlock(nn.Module):
         device, stored = weights.rgb.device, self.torgb.bias.dtype
         wanted = dtype or (torch.float16 if self.use_fp16 else stored)
         dtype = compute_dtype(wanted, stored, device, force_fp32)
-        taps = None
-        if rows.taps is not None:
-            taps = (axis_taps(rows.taps, device), axis_taps(cols.taps, device))
+        taps = level.taps(device)
         x = None if x is None else x.to(dtype)
-        coords = self._coords(weights, rows, cols).to_dtype(dtype)
+        coords = self._coords(weights, level).to_dtype(dtype)
         for index, (layer, weight) in enumerate(zip(self.layers, weights.layers)):
             x = inr_layer(
                 weight.to(dtype),
@@ -216,17 +213,13 @@ class INRBlock(nn.Module):
         rgb = bias_act(rgb, self.torgb.bias, clamp=self.conv_clamp)
         return x, rgb if img is None else rgb + lattice_upsample(img, *taps)
 
-    def _coords(self, weights: INRBlockWeights, rows: AxisLevel, cols: AxisLevel) -> CoordFeatures:
+    def _coords(self, weights: INRBlockWeights, level: GridLevel | PointLevel) -> CoordFeatures:
         _, height, width = self.img_shape
         shorter = min(height, width)
         predicted = None if weights.rows is None else (weights.rows, weights.phase)
-        return grid_features(
-            centred(cols.points, width, shorter),
-            centred(rows.points, height, shorter),
-            self.octaves,
-            self.shared_rows,
-            predicted,
-        )
+        features = point_features if isinstance(level, PointLevel) else grid_features
+        u, v = centred(level.x, width, shorter), centred(level.y, height, shorter)
+        return features(u, v, self.octaves, self.shared_rows, predicted)
 
 
 class INRSynthesis(ContinuousSynthesis):
@@ -328,23 +321,21 @@ class INRSynthesis(ContinuousSynthesis):
     def evaluate(
         self,
         theta: Sequence[INRBlockWeights],
-        rows: Sequence[AxisLevel],
-        cols: Sequence[AxisLevel],
+        levels: Sequence[GridLevel | PointLevel],
         force_fp32: bool = False,
         dtype: torch.dtype | None = None,
     ) -> Tensor:
-        """Evaluates F on a product grid.
+        """Evaluates F on a product grid or at single points.
 
         Args:
             theta: Result of `compose`.
-            rows: Plan of the vertical axis, one level per block (`lattice.axis_levels`).
-            cols: Plan of the horizontal axis.
+            levels: The plan, one level per block (`networks.levels`).
             force_fp32, dtype: See `INRBlock.forward`.
 
         Returns:
-            Image [N, C, H, W], float32.
+            Image [N, C, H, W], float32; of P single points [N, C, 1, P].
         """
         x = img = None
-        for block, weights, row, col in zip(self.blocks(), theta, rows, cols):
-            x, img = block(weights, x, img, row, col, force_fp32, dtype)
+        for block, weights, level in zip(self.blocks(), theta, levels):
+            x, img = block(weights, x, img, level, force_fp32, dtype)
         return img

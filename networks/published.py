@@ -20,8 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from networks.lattice import AxisLevel, Sampling
+from networks.lattice import Sampling
 from networks.layers import channels_at, first_fp16_resolution, resolution_log2
+from networks.levels import GridLevel, PointLevel, grid_levels
 from networks.published_block import PublishedBlock, PublishedBlockWeights
 from networks.published_config import (
     PublishedSettings,
@@ -149,12 +150,12 @@ class PublishedSynthesis(ContinuousSynthesis):
         theta = list(theta)
         if not any(layer.instance_norm for block in self.blocks() for layer in block.layers()):
             return theta
-        levels = self.training_levels()
-        at_once = max(1, tile_budget // activation_bytes(self, 1, *levels))
+        levels = grid_levels(*self.training_levels())
+        at_once = max(1, tile_budget // activation_bytes(self, 1, levels))
         parts = []
         for first in range(0, len(theta[0].rgb), at_once):
             part = [weights.images(first, first + at_once) for weights in theta]
-            parts.append([w.scales for w in self._run(part, *levels, force_fp32, dtype)[1]])
+            parts.append([w.scales for w in self._run(part, levels, force_fp32, dtype)[1]])
         measured = []
         for weights, of_block in zip(theta, zip(*parts)):
             of_layers = zip(*of_block)
@@ -165,29 +166,26 @@ class PublishedSynthesis(ContinuousSynthesis):
     def evaluate(
         self,
         theta: Sequence[PublishedBlockWeights],
-        rows: Sequence[AxisLevel],
-        cols: Sequence[AxisLevel],
+        levels: Sequence[GridLevel | PointLevel],
         force_fp32: bool = False,
         dtype: torch.dtype | None = None,
     ) -> Tensor:
-        """Evaluates F on a product grid.
+        """Evaluates F on a product grid or at single points.
 
         Args:
-            theta: Result of `compose` (for the training grid) or `measure` (for any grid).
-            rows: Plan of the vertical axis, one level per lattice (`lattice.axis_levels`).
-            cols: Plan of the horizontal axis.
+            theta: Result of `compose` (for the training grid) or `measure` (for any points).
+            levels: The plan, one level per lattice (`networks.levels`).
             force_fp32, dtype: See `PublishedBlock.forward`.
 
         Returns:
-            Image [N, C, H, W], float32.
+            Image [N, C, H, W], float32; of P single points [N, C, 1, P].
         """
-        return self._run(theta, rows, cols, force_fp32, dtype)[0]
+        return self._run(theta, levels, force_fp32, dtype)[0]
 
     def _run(
         self,
         theta: Sequence[PublishedBlockWeights],
-        rows: Sequence[AxisLevel],
-        cols: Sequence[AxisLevel],
+        levels: Sequence[GridLevel | PointLevel],
         force_fp32: bool,
         dtype: torch.dtype | None,
     ) -> tuple[Tensor, list[PublishedBlockWeights]]:
@@ -196,8 +194,8 @@ class PublishedSynthesis(ContinuousSynthesis):
         used = []
         sides = self.lattices()[0]
         for block, weights in zip(self.blocks(), theta):
-            level = sides.index(block.resolution)
-            x, img, weights = block(weights, x, img, rows[level], cols[level], force_fp32, dtype)
+            level = levels[sides.index(block.resolution)]
+            x, img, weights = block(weights, x, img, level, force_fp32, dtype)
             used.append(weights)
         return img, used
 

@@ -13,9 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from networks.fourier import axis_taps
-from networks.lattice import AxisLevel
 from networks.layers import FullyConnectedLayer, compute_dtype, conv_weight, resample_taps
+from networks.levels import GridLevel, PointLevel
 from networks.published_config import PublishedSettings, published_settings
 from networks.published_fields import PublishedCoordFuser
 from ops.bias_act import bias_act
@@ -249,20 +248,19 @@ class PublishedBlock(nn.Module):
         weights: PublishedBlockWeights,
         x: Tensor | None,
         img: Tensor | None,
-        rows: AxisLevel,
-        cols: AxisLevel,
+        level: GridLevel | PointLevel,
         force_fp32: bool = False,
         dtype: torch.dtype | None = None,
     ) -> tuple[Tensor, Tensor, PublishedBlockWeights]:
-        """Evaluates the block at the points of a product grid.
+        """Evaluates the block at the points of a level.
 
         Args:
             weights: Result of `compose`. Where its scales are missing the grid must be the
                 training grid, on which they are then measured.
             x: Features of the block below [N, I, h, w]; None for the first block.
             img: Image of the block below [N, C, h, w], float32; None for the first block.
-            rows: Vertical axis: H points and, if `up` is 2, their taps into the block below.
-            cols: Horizontal axis, W points.
+            level: H x W points and, if `up` is 2, their taps into the block below (P single
+                points: H = 1).
             force_fp32: Run in float32; wins over `dtype`.
             dtype: Precision of this call; None = the block's own.
 
@@ -272,12 +270,10 @@ class PublishedBlock(nn.Module):
         device, stored = weights.rgb.device, self.torgb.bias.dtype
         wanted = dtype or (torch.float16 if self.use_fp16 else stored)
         dtype = compute_dtype(wanted, stored, device, force_fp32)
-        taps = None
-        if self.up == 2:
-            taps = (axis_taps(rows.taps, device), axis_taps(cols.taps, device))
+        taps = level.taps(device) if self.up == 2 else None
         x = None if x is None else x.to(dtype)
         fuser = self.fuser()
-        coords = None if fuser is None else fuser(rows, cols, weights.predicted, dtype)
+        coords = None if fuser is None else fuser(level, weights.predicted, dtype)
         scales: list[Tensor | None] = []
         for index, (layer, weight) in enumerate(zip(self.layers(), weights.layers)):
             scale = weights.scales[index]

@@ -14,9 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from networks.fourier import axis_taps
-from networks.lattice import AxisLevel
 from networks.layers import FullyConnectedLayer
+from networks.levels import GridLevel, PointLevel, exact_dtype
 from ops.inr_layer import CoordFeatures, lattice_upsample
 
 
@@ -38,16 +37,16 @@ def log_basis_rows(resolution: int, use_diagonal: bool) -> Tensor:
 
 
 def wave_features(
-    u: Tensor,  # [W]
-    v: Tensor,  # [H]
+    u: Tensor,  # [1, W]
+    v: Tensor,  # [H, 1] or [1, W]
     rows: Tensor,  # [..., k, 2]
     phase: Tensor | None,  # [..., k]
     with_cosine: bool,
     dtype: torch.dtype,
 ) -> Tensor:  # [..., k or 2k, H, W]
-    """sin (and cos) of rows_u u + rows_v v + phase on a product grid.
+    """sin (and cos) of rows_u u + rows_v v + phase on a product grid or, in one row, at points.
 
-    Each axis alone goes through sin and cos, in the precision of u and v; the grid follows by
+    Each axis alone goes through sin and cos, in the precision of u and v; the points follow by
     sin(a + b) = sin a cos b + cos a sin b and cos(a + b) = cos a cos b - sin a sin b.
 
     Args:
@@ -58,23 +57,21 @@ def wave_features(
         with_cosine: Whether the cosines follow the sines.
         dtype: Of the result.
     """
-    across, down = rows[..., 0:1].to(u.dtype) * u, rows[..., 1:2].to(v.dtype) * v
+    across, down = (rows[..., axis, None, None].to(p.dtype) * p for axis, p in enumerate((u, v)))
     if phase is not None:
-        across = across + phase[..., None].to(u.dtype)
-    sin_a, cos_a = (f(across).to(dtype)[..., None, :] for f in (torch.sin, torch.cos))
-    sin_d, cos_d = (f(down).to(dtype)[..., :, None] for f in (torch.sin, torch.cos))
+        across = across + phase[..., None, None].to(u.dtype)
+    sin_a, cos_a = (f(across).to(dtype) for f in (torch.sin, torch.cos))
+    sin_d, cos_d = (f(down).to(dtype) for f in (torch.sin, torch.cos))
     sines = torch.addcmul(sin_d * cos_a, cos_d, sin_a)
     if not with_cosine:
         return sines
     return torch.cat([sines, torch.addcmul(cos_d * cos_a, sin_d, sin_a, value=-1)], dim=-3)
 
 
-def read_table(table: Tensor, row: AxisLevel, col: AxisLevel) -> Tensor:
-    """Reads a table [1, C, R, R] at the points of a product grid, [C, H, W]."""
-    if row.lookup.is_identity() and col.lookup.is_identity():
-        return table[0]
-    taps = (axis_taps(row.lookup, table.device), axis_taps(col.lookup, table.device))
-    return lattice_upsample(table, *taps)[0]
+def read_table(table: Tensor, level: GridLevel | PointLevel) -> Tensor:
+    """Reads a table [1, C, R, R] at the points of a level, [C, H, W]."""
+    taps = level.table_taps(table.device)
+    return table[0] if taps is None else lattice_upsample(table, *taps)[0]
 
 
 class PublishedCoordFuser(nn.Module):
@@ -162,33 +159,31 @@ class PublishedCoordFuser(nn.Module):
 
     def forward(
         self,
-        row: AxisLevel,
-        col: AxisLevel,
+        level: GridLevel | PointLevel,
         predicted: tuple[Tensor, Tensor] | None,
         dtype: torch.dtype,
     ) -> CoordFeatures:
-        """The features at the points of a product grid.
+        """The features at the points of a level.
 
         Args:
-            row: Vertical axis, H points.
-            col: Horizontal axis, W points.
+            level: H x W points (single points: H = 1).
             predicted: Result of `predict`.
             dtype: Of the features; the phases are computed in float64 (float32 on MPS).
         """
         device = self._device(predicted)
-        # Apple's GPUs have no float64.
-        exact = torch.float32 if device.type == "mps" else torch.float64
-        u = torch.from_numpy(2 * col.points - 1).to(device, exact)
-        v = torch.from_numpy(1 - 2 / self.resolution - 2 * row.points).to(device, exact)
+        exact = exact_dtype(device)
+        u = torch.as_tensor(2 * level.x - 1).to(exact).to(device)
+        v = torch.as_tensor(1 - 2 / self.resolution - 2 * level.y).to(exact).to(device)
+        u, v = level.mesh(u, v)
         shared: list[Tensor] = []
         if self.use_raw_coords:
-            raw = torch.broadcast_tensors(u[None, :], v[:, None])
+            raw = torch.broadcast_tensors(u, v)
             shared.append(torch.stack(raw).to(dtype))
         rows = self._shared_rows()
         if rows:
             shared.append(wave_features(u, v, torch.cat(rows), None, self.use_cosine, dtype))
         if self.const_emb_size:
-            shared.append(read_table(self.const_embs.to(dtype), row, col))
+            shared.append(read_table(self.const_embs.to(dtype), level))
         own = None
         if predicted is not None:
             own = wave_features(u, v, *predicted, self.use_cosine, dtype)

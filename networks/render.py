@@ -1,4 +1,4 @@
-"""Evaluates any region of a continuous image at any size, tile by tile.
+"""Evaluates a continuous image: any region at any size, tile by tile, or any points.
 
 Works for every `ContinuousSynthesis`; knows nothing else about the network.
 """
@@ -24,6 +24,14 @@ from networks.lattice import (
     scaled_lattices,
     snap,
     unit_square_levels,
+)
+from networks.levels import (
+    FARTHEST_POINT,
+    GridLevel,
+    PointLevel,
+    exact_dtype,
+    grid_levels,
+    point_levels,
 )
 
 # Activations alive at once while a tile goes through a layer: input, product, sum, output.
@@ -54,7 +62,7 @@ class ContinuousSynthesis(nn.Module):
     * `lattices()`: cells of every level at training size, vertically and horizontally;
     * `live_channels(n)`: channels alive at once per level if n activations of a layer are;
     * `compose(ws)`: theta, the weights for a batch of images;
-    * `evaluate(theta, rows, cols, force_fp32, dtype)`: F on a product grid, [N, C, H, W].
+    * `evaluate(theta, levels, force_fp32, dtype)`: F at the points of a plan, [N, C, H, W].
     """
 
     img_shape: tuple[int, int, int]
@@ -99,7 +107,8 @@ class ContinuousSynthesis(nn.Module):
         Returns:
             Image [N, C, H, W], float32, about [-1, 1].
         """
-        return self.evaluate(self.compose(ws), *self.training_levels(), force_fp32, dtype)
+        levels = grid_levels(*self.training_levels())
+        return self.evaluate(self.compose(ws), levels, force_fp32, dtype)
 
     def render(
         self,
@@ -110,9 +119,28 @@ class ContinuousSynthesis(nn.Module):
         tile_budget: int = 2**28,
         force_fp32: bool = False,
         dtype: torch.dtype | None = None,
+        points: Tensor | None = None,
     ) -> Tensor:
-        """Renders any region of the image at any size. See `networks.render.render_image`."""
-        return render_image(self, ws, region, size, lod, tile_budget, force_fp32, dtype)
+        """Renders any region of the image at any size, or any points of it.
+
+        Args:
+            ws: [N, num_ws, w_dim].
+            region, size, lod, tile_budget, force_fp32, dtype: See `render_image`.
+            points: [P, 2] for all images or [N, P, 2], (x, y), see `render_points`; instead of
+                region, size and lod.
+
+        Returns:
+            Image [N, C, H, W]; values at points [N, C, P]. float32.
+
+        Raises:
+            ValueError, TypeError: As `render_image` and `render_points`; points together with a
+                region, size or lod.
+        """
+        if points is None:
+            return render_image(self, ws, region, size, lod, tile_budget, force_fp32, dtype)
+        if size is not None or lod != "fixed" or tuple(region) != UNIT_SQUARE:
+            raise ValueError("points do not go together with a region, a size or a lod")
+        return render_points(self, ws, points, tile_budget, force_fp32, dtype)
 
 
 def render_image(
@@ -191,8 +219,8 @@ def render_tiles(
     cols = grid_points(x0, x1, width, sampling.offset)
     theta = synthesis.measure(synthesis.compose(ws), tile_budget, force_fp32, dtype)
 
-    def plan(row_slice: Points, col_slice: Points) -> tuple[list[AxisLevel], list[AxisLevel]]:
-        return (
+    def plan(row_slice: Points, col_slice: Points) -> list[GridLevel]:
+        return grid_levels(
             axis_levels(row_slice, heights, sampling, tables[0]),
             axis_levels(col_slice, widths, sampling, tables[1]),
         )
@@ -201,7 +229,7 @@ def render_tiles(
     while tile_height * tile_width > 1:
         # Every tile reads about as many cells as the first one.
         levels = plan(rows[:tile_height], cols[:tile_width])
-        if activation_bytes(synthesis, ws.shape[0], *levels) <= tile_budget:
+        if activation_bytes(synthesis, ws.shape[0], levels) <= tile_budget:
             break
         if tile_height >= tile_width:
             tile_height = -(-tile_height // 2)
@@ -210,7 +238,7 @@ def render_tiles(
     for top in range(0, height, tile_height):
         for left in range(0, width, tile_width):
             levels = plan(rows[top : top + tile_height], cols[left : left + tile_width])
-            pixels = synthesis.evaluate(theta, *levels, force_fp32=force_fp32, dtype=dtype)
+            pixels = synthesis.evaluate(theta, levels, force_fp32=force_fp32, dtype=dtype)
             yield RenderTile(top, left, pixels)
 
 
@@ -235,11 +263,75 @@ def _render_region(region: Sequence[int | float | Fraction]) -> tuple[Fraction, 
     return x0, y0, x1, y1
 
 
-def activation_bytes(
-    synthesis: Any, batch: int, rows: Sequence[AxisLevel], cols: Sequence[AxisLevel]
-) -> int:
-    """Bytes of activations alive at once in the most demanding level of a tile."""
+def activation_bytes(synthesis: Any, batch: int, levels: Sequence[GridLevel | PointLevel]) -> int:
+    """Bytes of activations alive at once in the most demanding level of a plan."""
     return max(
-        4 * batch * len(row.points) * len(col.points) * channels
-        for row, col, channels in zip(rows, cols, synthesis.live_channels(_LIVE_ACTIVATIONS))
+        4 * batch * level.num_points() * channels
+        for level, channels in zip(levels, synthesis.live_channels(_LIVE_ACTIVATIONS))
     )
+
+
+def render_points(
+    synthesis: nn.Module,
+    ws: Tensor,
+    points: Tensor,
+    tile_budget: int = 2**28,
+    force_fp32: bool = False,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """F at any points, differentiable with respect to ws and, where F is smooth, to the points.
+
+    F of a nearest network is constant plus what its last block makes of p itself within a cell:
+    the gradient is that of the cell. float64 points are the most exact; the cells are found in
+    float64 in any case.
+
+    Args:
+        synthesis: A continuous synthesis network.
+        ws: [N, num_ws, w_dim].
+        points: Floating point [P, 2] for all images or [N, P, 2], (x, y), x right, y down, the
+            unit square is the whole image. Images with points of their own are drawn one by one.
+        tile_budget: Bytes of activations that may be alive at once; with gradients, each part of
+            the points keeps its own until the backward pass.
+        force_fp32: Run every block in float32; wins over `dtype`.
+        dtype: Precision of the blocks; None = each block's own.
+
+    Returns:
+        [N, C, P], float32, about [-1, 1].
+
+    Raises:
+        ValueError: Points of another shape, not finite or farther away than `FARTHEST_POINT`.
+        TypeError: Points that are no floating point tensor.
+    """
+    _check_points(points, ws.shape[0])
+    if points.ndim == 3:
+        settings = (tile_budget, force_fp32, dtype)
+        pairs = zip(ws.split(1), points.unbind(0))
+        return torch.cat([render_points(synthesis, w, own, *settings) for w, own in pairs])
+    points = points.to(ws.device).to(exact_dtype(ws.device))
+    heights, widths = synthesis.lattices()
+    theta = synthesis.measure(synthesis.compose(ws), tile_budget, force_fp32, dtype)
+    num_bytes = 4 * ws.shape[0] * synthesis.live_channels(_LIVE_ACTIVATIONS)[-1]
+    pending = list(points.split(max(1, tile_budget // num_bytes)))[::-1]
+    parts = []
+    while pending:
+        part = pending.pop()
+        levels = point_levels(part, heights, widths, synthesis.sampling, synthesis.has_tables)
+        if len(part) > 1 and activation_bytes(synthesis, ws.shape[0], levels) > tile_budget:
+            pending += part.split(-(-len(part) // 2))[::-1]
+            continue
+        parts.append(synthesis.evaluate(theta, levels, force_fp32=force_fp32, dtype=dtype)[:, :, 0])
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
+
+
+def _check_points(points: Tensor, num_images: int) -> None:
+    if not isinstance(points, Tensor) or not points.is_floating_point():
+        kind = points.dtype if isinstance(points, Tensor) else type(points).__name__
+        raise TypeError(f"points must be a floating point tensor, got {kind}")
+    shape = list(points.shape)
+    if points.ndim not in (2, 3) or shape[-1] != 2 or points.shape[-2] == 0:
+        raise ValueError(f"points must be [P, 2] or [N, P, 2] with P of at least 1, got {shape}")
+    if points.ndim == 3 and shape[0] != num_images:
+        raise ValueError(f"points {shape} are for {shape[0]} images, but ws for {num_images}")
+    # False for nan.
+    if not bool(points.detach().abs().max() <= FARTHEST_POINT):
+        raise ValueError(f"coordinates must be finite and at most {FARTHEST_POINT} images away")

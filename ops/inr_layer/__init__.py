@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from ops.inr_layer.api import inr_layer, lattice_upsample
-from ops.inr_layer.inputs import AxisTaps, CoordFeatures
+from ops.inr_layer.inputs import AxisTaps, CoordFeatures, PointTaps
 
-__all__ = ["AxisTaps", "CoordFeatures", "inr_layer", "lattice_upsample"]
+__all__ = ["AxisTaps", "CoordFeatures", "PointTaps", "inr_layer", "lattice_upsample"]

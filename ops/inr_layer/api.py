@@ -6,34 +6,42 @@ from torch import Tensor
 
 from ops import _dispatch
 from ops.inr_layer import plain, reference
-from ops.inr_layer.inputs import AxisTaps, CoordFeatures
+from ops.inr_layer.inputs import AxisTaps, CoordFeatures, PointTaps
 
 
-def lattice_upsample(x: Tensor, rows: AxisTaps, cols: AxisTaps, impl: str = "auto") -> Tensor:
+def lattice_upsample(
+    x: Tensor, rows: AxisTaps | PointTaps, cols: AxisTaps | None = None, impl: str = "auto"
+) -> Tensor:
     """Reads a lattice at the points of a finer grid: y = A_rows x A_cols^T per channel.
+
+    Or at single points, y = A x with x as one row of values: `lattice_upsample(x, point_taps)`.
 
     Nearest taps give piecewise constant, bilinear taps piecewise linear images, without any
     clamping: which lattice entries exist is the plan's business (`networks.lattice`).
 
-    Gradients: any order in x.
+    Gradients: any order in x and in the weights of `PointTaps`.
 
     Args:
         x: Features [N, C, h, w].
-        rows: Taps of the vertical axis, `rows.size` = h, H points.
-        cols: Taps of the horizontal axis, `cols.size` = w, W points.
+        rows: Taps of the vertical axis, `rows.size` = h, H points; or taps of P single points,
+            `rows.size` = h w.
+        cols: Taps of the horizontal axis, `cols.size` = w, W points; None for single points.
         impl: "auto", or "ref" for the definition.
 
     Returns:
-        Features [N, C, H, W] in the dtype of x.
+        Features [N, C, H, W], or [N, C, 1, P], in the dtype of x.
 
     Raises:
         ValueError: If the taps belong to a lattice of another size.
     """
-    if (rows.size, cols.size) != tuple(x.shape[2:]):
+    if cols is None:
+        if rows.size != x.shape[2] * x.shape[3]:
+            raise ValueError(f"taps of {rows.size} values do not fit features {list(x.shape)}")
+    elif (rows.size, cols.size) != tuple(x.shape[2:]):
         raise ValueError(
             f"taps of a {rows.size} x {cols.size} lattice do not fit features {list(x.shape)}"
         )
-    _dispatch.choose("inr_layer", [x, rows.index, cols.index], impl)
+    _dispatch.choose("inr_layer", [x, rows.index], impl)
     path = reference if impl == "ref" else plain
     return path.lattice_upsample(x, rows, cols)
 
@@ -43,7 +51,7 @@ def inr_layer(
     x: Tensor | None = None,  # [N, I, h, w]
     bias: Tensor | None = None,  # [O] or [N, O]
     *,
-    taps: tuple[AxisTaps, AxisTaps] | None = None,
+    taps: tuple[AxisTaps, AxisTaps] | tuple[PointTaps] | None = None,
     coords: CoordFeatures | None = None,
     act: str = "linear",
     gain: float | None = None,
@@ -60,7 +68,8 @@ def inr_layer(
         x: Features [N, I, h, w] on the lattice below (with taps) or on the output grid; None for
             a layer that reads coordinates only.
         bias: [O], one per image [N, O], or None.
-        taps: Vertical and horizontal taps into the lattice of x; None = x is on the output grid.
+        taps: Vertical and horizontal taps into the lattice of x, or those of single points alone;
+            None = x is on the output grid.
         coords: Coordinate features at the points of the output grid; None = no such input.
         act: Name of an activation of `ops.bias_act.activation_funcs`.
         gain: Factor after the activation; None = the activation's default (sqrt 2 for lrelu).

@@ -1,4 +1,7 @@
-"""What `inr_layer` reads besides weights and features: taps into a lattice, coordinate features."""
+"""What `inr_layer` reads besides weights and features: taps into a lattice, coordinate features.
+
+Points are a product grid of H x W, or P single points, which are treated as a grid of 1 x P.
+"""
 
 from __future__ import annotations
 
@@ -34,10 +37,31 @@ class AxisTaps(NamedTuple):
         return zeros.scatter_add(1, self.index, self.weight.to(dtype))
 
 
+class PointTaps(NamedTuple):
+    """How P single points read the lattice below: y[j] = sum_t weight[j, t] * x[index[j, t]].
+
+    Attributes:
+        index: int64 [P, T], positions among the `size` values below, row by row; T = 1 (nearest)
+            or 4 (bilinear).
+        weight: float [P, T], rows sum to 1; may carry a gradient. Not read if T = 1.
+        size: Number of values below.
+    """
+
+    index: Tensor
+    weight: Tensor
+    size: int
+
+    def matrix(self, dtype: torch.dtype) -> Tensor:
+        """The same map as a dense matrix [P, size]."""
+        zeros = torch.zeros([self.index.shape[0], self.size], dtype=dtype, device=self.index.device)
+        return zeros.scatter_add(1, self.index, self.weight.to(dtype))
+
+
 class CoordFeatures(NamedTuple):
     """Features of the coordinates of a product grid of H x W points, by how they vary.
 
-    The channels of a layer's weight follow in this order. Absent parts are None.
+    Those of single points are shared or own. The channels of a layer's weight follow in this
+    order. Absent parts are None.
 
     Attributes:
         cols: [E1, W], functions of x alone.

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ops.bias_act import activation_funcs, bias_act
-from ops.inr_layer.inputs import AxisTaps, CoordFeatures
+from ops.inr_layer.inputs import AxisTaps, CoordFeatures, PointTaps
 
 # Up to this many lattice entries per axis a dense matrix product is faster on a CPU, forward and
 # backward, than F.interpolate; both are differentiable to any order.
@@ -24,8 +24,12 @@ _INR_DENSE_SIZE = 24
 _INR_HOMOGENEOUS = ("linear", "relu", "lrelu")
 
 
-def lattice_upsample(x: Tensor, rows: AxisTaps, cols: AxisTaps, impl: str = "auto") -> Tensor:
+def lattice_upsample(
+    x: Tensor, rows: AxisTaps | PointTaps, cols: AxisTaps | None = None, impl: str = "auto"
+) -> Tensor:
     """y = A_rows x A_cols^T per channel. See `ops.inr_layer.api.lattice_upsample`."""
+    if cols is None:
+        return _inr_gather_points(x.flatten(2), rows)[:, :, None]
     if max(rows.size, cols.size) <= _INR_DENSE_SIZE:
         return rows.matrix(x.dtype) @ (x @ cols.matrix(x.dtype).t())
     if rows.doubling is not None and cols.doubling is not None:
@@ -50,7 +54,7 @@ def inr_layer(
     x: Tensor | None = None,  # [N, I, h, w]
     bias: Tensor | None = None,  # [O] or [N, O]
     *,
-    taps: tuple[AxisTaps, AxisTaps] | None = None,
+    taps: tuple[AxisTaps, AxisTaps] | tuple[PointTaps] | None = None,
     coords: CoordFeatures | None = None,
     act: str = "linear",
     gain: float | None = None,
@@ -135,3 +139,14 @@ def _inr_gather(x: Tensor, taps: AxisTaps, dim: int) -> Tensor:
     right = taps.weight[:, 1].to(x.dtype)
     right = right[:, None] if dim == 2 else right
     return torch.lerp(y, x.index_select(dim, taps.index[:, 1]), right)
+
+
+def _inr_gather_points(x: Tensor, taps: PointTaps) -> Tensor:
+    """Reads [N, C, size] at single points, [N, C, P]."""
+    if taps.index.shape[1] == 1:
+        return x.index_select(2, taps.index[:, 0])
+    weight = taps.weight.to(x.dtype)
+    y = x.index_select(2, taps.index[:, 0]) * weight[:, 0]
+    for index, share in zip(taps.index.unbind(1)[1:], weight.unbind(1)[1:]):
+        y = torch.addcmul(y, x.index_select(2, index), share)
+    return y

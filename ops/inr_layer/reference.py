@@ -6,11 +6,15 @@ import torch
 from torch import Tensor
 
 from ops.bias_act import bias_act
-from ops.inr_layer.inputs import AxisTaps, CoordFeatures
+from ops.inr_layer.inputs import AxisTaps, CoordFeatures, PointTaps
 
 
-def lattice_upsample(x: Tensor, rows: AxisTaps, cols: AxisTaps, impl: str = "ref") -> Tensor:
+def lattice_upsample(
+    x: Tensor, rows: AxisTaps | PointTaps, cols: AxisTaps | None = None, impl: str = "ref"
+) -> Tensor:
     """y = A_rows x A_cols^T per channel. See `ops.inr_layer.api.lattice_upsample`."""
+    if cols is None:
+        return (x.flatten(2) @ rows.matrix(x.dtype).t())[:, :, None]
     return rows.matrix(x.dtype) @ x @ cols.matrix(x.dtype).t()
 
 
@@ -19,7 +23,7 @@ def inr_layer(
     x: Tensor | None = None,  # [N, I, h, w]
     bias: Tensor | None = None,  # [O] or [N, O]
     *,
-    taps: tuple[AxisTaps, AxisTaps] | None = None,
+    taps: tuple[AxisTaps, AxisTaps] | tuple[PointTaps] | None = None,
     coords: CoordFeatures | None = None,
     act: str = "linear",
     gain: float | None = None,

@@ -15,6 +15,7 @@ import torch
 
 import networks
 from networks.lattice import axis_levels, grid_points
+from networks.levels import GridLevel
 from networks.published_config import published_cfg, published_settings, resolve_references
 from networks.published_fields import PublishedCoordFuser, log_basis_rows, wave_features
 from tests.golden_files import load
@@ -158,7 +159,7 @@ def test_logarithmic_frequencies():
 
 def test_waves_equal_sin_and_cos_of_the_phase():
     u, v, rows, phase = (torch.randn(*s).double() for s in ([5], [4], [2, 3, 2], [2, 3]))
-    waves = wave_features(u, v, rows, phase, True, torch.float32)
+    waves = wave_features(u[None], v[:, None], rows, phase, True, torch.float32)
     angle = rows[..., 1, None, None] * v[:, None] + rows[..., 0, None, None] * u
     angle = angle + phase[..., None, None]
     assert waves.dtype == torch.float32
@@ -379,16 +380,17 @@ def test_every_block_gets_coordinates_unless_per_resolution(preset):
 def test_fuser_without_frequencies_or_without_features():
     points = grid_points(Fraction(0), Fraction(1), 4, Fraction(0))
     sampling = small_network("inr-gan-published").synthesis.sampling
-    (level,) = axis_levels(points, (4,), sampling, (4,))
+    (axis,) = axis_levels(points, (4,), sampling, (4,))
+    level = GridLevel(axis, axis)
     fuser = PublishedCoordFuser(4, 8, const_emb_size=2, use_raw_coords=True)
-    features = fuser(level, level, None, torch.float32)
+    features = fuser(level, None, torch.float32)
     assert features.num_channels() == fuser.total_dim == 4
     u = torch.tensor([-1, -0.5, 0, 0.5])
     assert torch.equal(features.shared[0], u.expand(4, 4))
     assert torch.equal(features.shared[1], u.flip(0)[:, None].expand(4, 4))
     assert torch.equal(features.shared[2:], fuser.const_embs[0])
     only_own = PublishedCoordFuser(4, 8, predictable_emb_size=2)
-    own = only_own(level, level, only_own.predict(torch.randn(3, 8)), torch.float32)
+    own = only_own(level, only_own.predict(torch.randn(3, 8)), torch.float32)
     assert own.shared is None and own.own.shape == (3, 2, 4, 4)
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from networks.fourier import axis_taps
 from networks.lattice import Sampling, axis_levels, grid_points
-from ops.inr_layer import AxisTaps, CoordFeatures, inr_layer, lattice_upsample
+from ops.inr_layer import AxisTaps, CoordFeatures, PointTaps, inr_layer, lattice_upsample
 
 CPU = torch.device("cpu")
 
@@ -179,3 +179,42 @@ def test_taps_matrix_is_the_same_map():
     np.testing.assert_allclose(
         taps.matrix(torch.float32).numpy() @ x, expected, rtol=1e-5, atol=1e-6
     )
+
+
+def make_point_taps(num_taps, size=12, num_points=7, dtype=torch.float32):
+    weight = torch.rand(num_points, num_taps, dtype=dtype) + 0.1
+    weight = weight / weight.sum(1, keepdim=True)
+    return PointTaps(torch.randint(size, [num_points, num_taps]), weight, size)
+
+
+@pytest.mark.parametrize("num_taps", [1, 4])
+def test_reading_at_points_equals_definition(num_taps):
+    taps = make_point_taps(num_taps)
+    x = torch.randn(2, 5, 3, 4)
+    y = lattice_upsample(x, taps)
+    assert y.shape == (2, 5, 1, 7)
+    torch.testing.assert_close(y, lattice_upsample(x, taps, impl="ref"))
+    by_hand = sum(x.flatten(2)[1, 2, i] * w for i, w in zip(taps.index[3], taps.weight[3]))
+    torch.testing.assert_close(y[1, 2, 0, 3], by_hand)
+
+
+@pytest.mark.parametrize("impl", ["auto", "ref"])
+def test_layer_at_points_to_second_order(impl):
+    taps = make_point_taps(4, dtype=torch.float64)
+    shapes = ([2, 3, 9], [2, 5, 3, 4], [3], [4, 1, 7])
+    tensors = [torch.randn(s, dtype=torch.float64, requires_grad=True) for s in shapes]
+    share = taps.weight.clone().requires_grad_()
+
+    def layer(weight, x, bias, shared, share):
+        coords = CoordFeatures(shared=shared)
+        reads = (taps._replace(weight=share),)
+        return inr_layer(weight, x, bias, taps=reads, coords=coords, act="tanh", impl=impl)
+
+    assert layer(*tensors, share).shape == (2, 3, 1, 7)
+    assert torch.autograd.gradcheck(layer, (*tensors, share))
+    assert torch.autograd.gradgradcheck(layer, (*tensors, share))
+
+
+def test_refuses_taps_of_points_of_another_lattice():
+    with pytest.raises(ValueError, match="12 values"):
+        lattice_upsample(torch.zeros(1, 1, 3, 5), make_point_taps(4))
