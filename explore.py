@@ -20,7 +20,10 @@ COMMANDS = (
     "superres",
     "extrapolate",
     "interpolate",
+    "lowres",
+    "frequencies",
     "cost",
+    "throughput",
 )
 """The sub-commands in the order of `--help`; each is `command` in a module of analysis/commands."""
 

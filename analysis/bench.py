@@ -107,10 +107,10 @@ def measure(
         step()
     for _ in range(repetitions):
         for name, step in steps.items():
-            _synchronize(device)
+            synchronize(device)
             start = time.perf_counter()
             step()
-            _synchronize(device)
+            synchronize(device)
             seconds[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
@@ -221,7 +221,8 @@ def _network(
     return network.train().requires_grad_(False).to(device)
 
 
-def _synchronize(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
+    """Wait until a device has done what it was given."""
     import torch
 
     if device.type == "cuda":

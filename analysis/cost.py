@@ -67,8 +67,13 @@ class CostTable:
     note: str = ""
 
 
-def build_on_meta(preset: str, sizes: Architecture) -> torch.nn.Module:
-    """The generator of a preset without memory for its weights.
+def build(preset: str, sizes: Architecture, device: str = "meta") -> torch.nn.Module:
+    """The generator of a preset, unconditional and RGB.
+
+    Args:
+        preset: Its name.
+        sizes: Its sizes.
+        device: Where its weights are; "meta" = nowhere, without memory for them.
 
     Raises:
         dnnlib.UserError: The preset does not come in this size.
@@ -76,7 +81,7 @@ def build_on_meta(preset: str, sizes: Architecture) -> torch.nn.Module:
     found = get_preset(preset)
     depth = sizes.map_depth or found.map_depth or (8 if preset == BASELINE else 2)
     try:
-        with torch.device("meta"):
+        with torch.device(device):
             return networks.build_generator(
                 preset,
                 z_dim=512,
@@ -110,7 +115,7 @@ def count(preset: str, sizes: Architecture, convention: str) -> CostTable:
         layers = [_row(line.name, line.points, line.params, macs=line.macs) for line in lines]
         macs, params = sum(line.macs for line in lines), sum(line.params for line in lines)
     else:
-        costs = cost.generator_cost(build_on_meta(preset, sizes))
+        costs = cost.generator_cost(build(preset, sizes))
         layers = [_module_row(layer, convention) for layer in costs]
         macs, params = cost.total(costs, convention), cost.num_params(costs)
     published, note = None, ""

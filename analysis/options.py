@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import click
 
 import dnnlib.cli
+from networks.presets import PRESETS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +61,77 @@ class _Span(click.ParamType):
         return low, high
 
 
+class IntegerList(click.ParamType):
+    """Integers separated by commas, all within bounds: `16,32,64` is (16, 32, 64).
+
+    Args:
+        low, high: The smallest and the largest that is allowed.
+    """
+
+    name = "integers"
+
+    def __init__(self, low: int, high: int) -> None:
+        self.low = low
+        self.high = high
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        if not isinstance(value, str):
+            return tuple(value)
+        parts = [part.strip() for part in value.split(",")]
+        if not all(re.fullmatch(r"\d{1,9}", part) for part in parts):
+            self.fail(f"{value!r} is not a list of integers such as 16,32,64", param, ctx)
+        numbers = tuple(int(part) for part in parts)
+        for number in numbers:
+            if not self.low <= number <= self.high:
+                self.fail(f"{number} is not in the range {self.low} to {self.high}", param, ctx)
+        return numbers
+
+
 SPAN = _Span()
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelOptions:
+    """Which network the options of `model_options` name, trained or not.
+
+    Attributes:
+        network: File or URL of a snapshot; None = an untrained generator of a preset.
+        generator: Name of the preset.
+        resolution: Side of its images.
+        device: A choice of `--device`.
+        allow_code: Whether the snapshot may run code of its own.
+    """
+
+    network: str | None
+    generator: str | None
+    resolution: int
+    device: str
+    allow_code: bool
+
+
+def model_options(func: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that name one network, as the parameter `model: ModelOptions`."""
+    gathered = _gathering(func, ModelOptions, "model")
+    for add in (
+        dnnlib.cli.allow_code_option,
+        dnnlib.cli.device_option,
+        click.option(
+            "--resolution",
+            type=click.IntRange(4, 4096),
+            default=256,
+            help="With --generator: side of the images.",
+        ),
+        click.option(
+            "--generator",
+            type=click.Choice(list(PRESETS)),
+            help="In place of --network: an untrained generator of this preset.",
+        ),
+        click.option("--network", metavar="FILE|URL", help="Network snapshot."),
+    ):
+        gathered = add(gathered)
+    return gathered
 
 
 def network_option(func: Callable[..., Any]) -> Callable[..., Any]:
@@ -127,15 +199,7 @@ def drawing_options(seeds: str) -> Callable[[Callable[..., Any]], Callable[..., 
     """
 
     def decorate(func: Callable[..., Any]) -> Callable[..., Any]:
-        fields = [field.name for field in dataclasses.fields(DrawingOptions)]
-
-        @functools.wraps(func)
-        def gathered(**kwargs: Any) -> Any:
-            common = {name: kwargs.pop(name) for name in fields}
-            for name in ("seeds", "classes"):
-                common[name] = None if common[name] is None else tuple(common[name])
-            return func(options=DrawingOptions(**common), **kwargs)
-
+        gathered = _gathering(func, DrawingOptions, "options")
         # The last decorator's option comes first in --help, and a function's own options after.
         for add in (
             dnnlib.cli.allow_code_option,
@@ -150,3 +214,16 @@ def drawing_options(seeds: str) -> Callable[[Callable[..., Any]], Callable[..., 
         return gathered
 
     return decorate
+
+
+def _gathering(func: Callable[..., Any], kind: type, name: str) -> Callable[..., Any]:
+    """`func` with a dataclass of type `kind` as parameter `name`, made of the fields' options."""
+    fields = [field.name for field in dataclasses.fields(kind)]
+
+    @functools.wraps(func)
+    def gathered(**kwargs: Any) -> Any:
+        values = {field: kwargs.pop(field) for field in fields}
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return func(**{name: kind(**values)}, **kwargs)
+
+    return gathered

@@ -32,12 +32,14 @@ class Axis:
         label: What it shows, with its unit.
         low, high: Its ends.
         is_log: Logarithmic; both ends positive.
+        is_binary: Logarithmic with powers of 2 as ticks.
     """
 
     label: str
     low: float
     high: float
     is_log: bool = False
+    is_binary: bool = False
 
     def position(self, value: float) -> float:
         """Where a value lies between the ends: 0 to 1."""
@@ -47,11 +49,17 @@ class Axis:
         return (value - self.low) / (self.high - self.low)
 
     def ticks(self) -> list[float]:
-        """Round values between the ends; on a logarithmic axis powers of 10, or of 2."""
+        """Round values between the ends; on a logarithmic axis 1, 2 and 5 times powers of 10."""
         if not self.is_log:
             return _linear_ticks(self.low, self.high)
+        if self.is_binary:
+            return self._powers(2)
         powers = self._powers(10)
-        return powers if len(powers) > 2 else self._powers(2)
+        if len(powers) > 2:
+            return powers
+        exponents = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+        steps = [m * 10.0**exponent for exponent in exponents for m in (1, 2, 5)]
+        return [step for step in steps if self.low <= step <= self.high]
 
     def _powers(self, base: int) -> list[float]:
         first = math.ceil(math.log(self.low, base) - 1e-9)
@@ -60,17 +68,18 @@ class Axis:
         return [float(base) ** power for power in range(first, last + 1, step)]
 
 
-def axis_over(values: Sequence[float], label: str, is_log: bool = False) -> Axis:
+def axis_over(
+    values: Sequence[float], label: str, is_log: bool = False, is_binary: bool = False
+) -> Axis:
     """An axis that holds all values; a linear one starts at 0.
 
     Args:
         values: At least one; positive on a logarithmic axis, not negative on a linear one.
-        label: See `Axis`.
-        is_log: See `Axis`.
+        label, is_log, is_binary: See `Axis`.
     """
     low, high = min(values), max(values)
     if is_log:
-        return Axis(label, low / 1.15, high * 1.15, True)
+        return Axis(label, low / 1.15, high * 1.15, True, is_binary)
     return Axis(label, 0.0, 1.05 * high or 1.0)
 
 

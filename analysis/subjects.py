@@ -11,8 +11,10 @@ from PIL import Image
 from torch import nn
 
 import dnnlib
-from analysis.options import DrawingOptions
+from analysis import cost
+from analysis.options import DrawingOptions, ModelOptions
 from networks import sampling
+from networks.presets import get_preset
 from networks.snapshot_file import read_generator
 from torch_utils import host_memory, misc
 from torch_utils.images import to_uint8, write_image
@@ -64,6 +66,45 @@ def open_generator(
             "use a network trained with one of the inr-* generators."
         )
     return G.to(torch_device)
+
+
+def open_model(options: ModelOptions, continuous: bool = True) -> nn.Module:
+    """The network that `analysis.options.model_options` named; without snapshot, an untrained one.
+
+    Args:
+        options: What was asked for.
+        continuous: Whether only continuous generators will do.
+
+    Raises:
+        dnnlib.UserError: As `open_generator`; both or neither of --network and --generator; a size
+            that the preset does not draw.
+    """
+    if (options.network is None) == (options.generator is None):
+        raise dnnlib.UserError(
+            "Name one network: --network=FILE, or --generator=PRESET for an untrained one."
+        )
+    if options.network is not None:
+        return open_generator(options.network, options.device, options.allow_code, continuous)
+    name = options.generator
+    if continuous and not get_preset(name).continuous:
+        raise dnnlib.UserError(
+            f"--generator={name} is not a continuous generator: it draws one pixel grid only; use "
+            "one of the inr-* generators."
+        )
+    return build_untrained(name, options.resolution, misc.resolve_device(options.device))
+
+
+def build_untrained(preset: str, resolution: int, device: torch.device) -> nn.Module:
+    """The generator of a preset at full width, RGB, with the same random weights every time.
+
+    Raises:
+        dnnlib.UserError: The preset does not draw this size.
+    """
+    host_memory.keep_freed_memory()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        G = cost.build(preset, cost.Architecture(resolution), "cpu")
+    return G.eval().to(device)
 
 
 def subjects(

@@ -52,7 +52,10 @@ def command(
     map_depth: int | None,
     outdir: str | None,
 ) -> None:
-    """Count multiply-accumulates (MACs) and parameters, layer by layer, beside stylegan2."""
+    """Count work (MACs) and parameters.
+
+    Multiply-accumulates per image, layer by layer, beside stylegan2.
+    """
     names = list(dict.fromkeys(name for group in generators for name in group))
     if not names:
         names = list(PAPER_PRESETS) if convention == "paper" else [DEFAULT_PRESET]

@@ -29,7 +29,10 @@ from analysis.options import SPAN, DrawingOptions, drawing_options
 def command(
     options: DrawingOptions, spans: tuple[tuple[Fraction, Fraction], ...], zoom: int
 ) -> None:
-    """Draw images beyond their border, with the border drawn in."""
+    """Draw images beyond their border.
+
+    The border of the image is drawn in; pixels keep their size.
+    """
     from analysis import extrapolate
     from analysis.records import write_csv
     from analysis.subjects import check_pixels, open_subjects, write_picture

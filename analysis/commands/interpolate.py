@@ -43,7 +43,10 @@ def command(
     frames: int,
     fps: int,
 ) -> None:
-    """Draw the way from one image to the next: in z, in w, between functions, between pixels."""
+    """Draw the way from one image to the next.
+
+    In z, in w, between the weights of the functions, and between pixels.
+    """
     if not spaces:
         raise dnnlib.UserError(f"--space names nothing; choose from {', '.join(_SPACES)}.")
 

@@ -17,7 +17,10 @@ from analysis.options import DrawingOptions, drawing_options, lod_option
 )
 @lod_option
 def command(options: DrawingOptions, size: tuple[int, int] | None, lod: str) -> None:
-    """Enlarge images four ways: nearest, bilinear, bicubic, and the continuous network itself."""
+    """Enlarge images by interpolation and by F.
+
+    Nearest, bilinear, bicubic, and the continuous network itself on a denser grid.
+    """
     from analysis import superres
     from analysis.records import write_csv
     from analysis.subjects import check_pixels, open_subjects, write_picture
