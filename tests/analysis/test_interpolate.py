@@ -10,6 +10,7 @@ import torch
 from analysis import interpolate, video
 from analysis.subjects import Subject
 from networks import sampling
+from networks.levels import grid_levels
 from tests.analysis.tiny_networks import (
     CONTINUOUS,
     assert_refused,
@@ -60,7 +61,7 @@ def test_the_middle_of_each_way() -> None:
         )
         for a, b in zip(*theta)
     ]
-    image = G.synthesis.evaluate(mean, *G.synthesis.training_levels())
+    image = G.synthesis.evaluate(mean, grid_levels(*G.synthesis.training_levels()))
     assert (middle["theta"] - to_uint8(image)[0].int()).abs().max() <= 1
     assert not torch.equal(middle["theta"], middle["w"])
 
