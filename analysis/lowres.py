@@ -71,35 +71,52 @@ def work(G: nn.Module, side: int, method: str) -> dict[str, Any]:
 
 
 def study(
-    G: nn.Module, side: int, batch: int = 1, repetitions: int = 5, seed: int = 0
+    G: nn.Module,
+    sides: Sequence[int],
+    batch: int = 1,
+    repetitions: int = 5,
+    seed: int = 0,
+    on_drawing: Callable[[], object] = lambda: None,
 ) -> list[dict[str, Any]]:
-    """One row per method: size, MACs, and measured seconds per image.
+    """One row per size and method: MACs, and measured seconds per image.
+
+    All sizes and methods take turns, so that a machine that gets slower slows all of them.
 
     Args:
         G: Continuous generator in evaluation mode.
-        side: Longer side of the pictures.
+        sides: Longer sides of the pictures.
         batch: Images that are drawn together.
-        repetitions: Timed drawings by each method, in turns; the median counts.
+        repetitions: Timed drawings of each kind, after one that is not; the median counts.
         seed: Of the first image.
+        on_drawing: Called after each of the `num_drawings` drawings.
     """
-    seeds = range(seed, seed + batch)
     label = 0 if G.c_dim else None
-    ws = torch.cat([sampling.ws_of_seed(G, s, label) for s in seeds])
+    ws = torch.cat([sampling.ws_of_seed(G, s, label) for s in range(seed, seed + batch)])
+
+    def step(side: int, method: str) -> Callable[[], None]:
+        draw = drawing(G, ws, side, method)
+
+        def drawn() -> None:
+            draw()
+            on_drawing()
+
+        return drawn
+
+    kinds = {f"{side} {method}": (side, method) for side in sides for method in METHODS}
     with torch.inference_mode():
-        steps = {method: drawing(G, ws, side, method) for method in METHODS}
+        steps = {name: step(*kind) for name, kind in kinds.items()}
         seconds = measure(steps, repetitions, sampling.device_of(G))
-    height, width = picture_size(G, side)
-    return [
-        {
-            "method": method,
-            "side": side,
-            "height": height,
-            "width": width,
-            **work(G, side, method),
-            "seconds": seconds[method] / batch,
-        }
-        for method in METHODS
-    ]
+    rows = []
+    for name, (side, method) in kinds.items():
+        height, width = picture_size(G, side)
+        row = {"method": method, "side": side, "height": height, "width": width}
+        rows.append({**row, **work(G, side, method), "seconds": seconds[name] / batch})
+    return rows
+
+
+def num_drawings(sides: Sequence[int], repetitions: int) -> int:
+    """How many pictures `study` draws."""
+    return len(sides) * len(METHODS) * (repetitions + 1)
 
 
 def plot(rows: Sequence[dict[str, Any]], title: str) -> Image.Image:

@@ -35,16 +35,16 @@ def command(
 
     G = open_model(model)
     longer = max(G.img_shape[1:])
-    sizes = tuple(dict.fromkeys(sizes or lowres.default_sizes(G)))
+    sizes = tuple(sorted(set(sizes or lowres.default_sizes(G))))
     if max(sizes) > longer:
         raise dnnlib.UserError(
             f"--sizes={max(sizes)} is larger than the image, {longer} pixels; lowres is about "
             "smaller pictures."
         )
     folder = dnnlib.cli.make_outdir(outdir)
-    rows = []
-    for side in progress(sorted(sizes), desc="Measuring", unit="size"):
-        rows += lowres.study(G, side, batch, repeats)
+    total = lowres.num_drawings(sizes, repeats)
+    with progress(total, desc="Measuring", unit="drawing") as bar:
+        rows = lowres.study(G, sizes, batch, repeats, on_drawing=bar.update)
     machine = describe_machine(device_of(G))
     name = getattr(G, "preset", type(G.synthesis).__name__)
     write_picture(lowres.plot(rows, f"{name}, {longer} pixels"), folder / "lowres.png")

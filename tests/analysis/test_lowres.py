@@ -55,6 +55,13 @@ def test_what_is_timed_is_what_it_says() -> None:
     assert torch.allclose(drawn[lowres.WHOLE], whole, atol=1e-6)
 
 
+def test_every_drawing_is_announced() -> None:
+    calls: list[int] = []
+    rows = lowres.study(make("inr-gan"), (4, 8), repetitions=2, on_drawing=lambda: calls.append(1))
+    assert len(calls) == lowres.num_drawings((4, 8), 2) == 2 * 3 * 3
+    assert [row["side"] for row in rows] == [4] * 3 + [8] * 3
+
+
 def test_sizes_follow_the_shape() -> None:
     class Wide:
         """As much of a generator as sizes need."""
