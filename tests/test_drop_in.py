@@ -19,6 +19,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.metrics import tiny_detectors
+
 ROOT = Path(__file__).resolve().parents[1]
 SIDE = 16
 
@@ -164,6 +166,51 @@ assert collector.num('Loss/test') == g.numel()
 assert misc.constant([1, 2], device=x.device).tolist() == [1, 2]
 """
 
+METRICS = """
+import json, sys
+import numpy as np
+import torch
+import dnnlib
+import legacy
+from metrics import metric_main, metric_utils
+from projector import project
+
+URL = 'https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/'
+snapshot, folder = sys.argv[1:]
+with dnnlib.util.open_url(snapshot) as f:
+    data = legacy.load_network_pkl(f)
+G = data['G_ema'].eval().requires_grad_(False)
+dataset_kwargs = dnnlib.EasyDict(data['training_set_kwargs'])
+
+# A metric of one's own, built from the usual parts.
+@metric_main.register_metric
+def mean_distance(opts):
+    opts.dataset_kwargs.update(max_size=None, xflip=False)
+    kwargs = dict(opts=opts, detector_url=URL + 'inception-2015-12-05.pt',
+                  detector_kwargs=dict(return_features=True), capture_mean_cov=True)
+    real, _cov = metric_utils.compute_feature_stats_for_dataset(
+        rel_lo=0, rel_hi=0.5, max_items=8, **kwargs).get_mean_cov()
+    fake, _cov = metric_utils.compute_feature_stats_for_generator(
+        rel_lo=0.5, rel_hi=1, max_items=8, **kwargs).get_mean_cov()
+    return dict(mean_distance=float(np.square(real - fake).sum()))
+
+assert metric_main.is_valid_metric('mean_distance')
+assert 'fid50k_full' in metric_main.list_valid_metrics()
+result = metric_main.calc_metric(
+    metric='mean_distance', G=G, dataset_kwargs=dataset_kwargs, num_gpus=1, rank=0,
+    device=torch.device('cpu'), progress=metric_utils.ProgressMonitor(verbose=False))
+metric_main.report_metric(result, run_dir=folder, snapshot_pkl=snapshot)
+assert result.results.mean_distance > 0 and result.num_gpus == 1
+
+detector = metric_utils.get_feature_detector(URL + 'vgg16.pt', device=torch.device('cpu'))
+image = torch.full([1, 3, 32, 32], 128.0)
+assert detector(image, resize_images=False, return_lpips=True).shape[0] == 1
+
+ws = project(G, target=torch.zeros([3, 16, 16]), num_steps=2, w_avg_samples=8, verbose=True,
+             device=torch.device('cpu'), label=1)
+assert ws.shape == (2, G.num_ws, G.w_dim)
+"""
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -186,11 +233,12 @@ def data(folder: Path) -> Path:
     return path
 
 
-def run_script(folder: Path, name: str, text: str, *args: object) -> str:
+def run_script(folder: Path, name: str, text: str, *args: object, **environment: object) -> str:
     """Runs a script that lies elsewhere, with this repository on PYTHONPATH; returns stdout."""
     script = folder / f"{name}.py"
     script.write_text(text, encoding="utf-8")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    given = {name: str(value) for name, value in environment.items()}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **given}
     result = subprocess.run(
         [sys.executable, str(script), *map(str, args)],
         cwd=folder,
@@ -228,3 +276,16 @@ def test_a_script_that_takes_networks_apart_and_puts_them_together(
 
 def test_a_script_that_uses_the_operations(folder: Path) -> None:
     run_script(folder, "operations", OPS)
+
+
+def test_a_script_with_a_metric_of_its_own_that_also_projects(folder: Path, snapshot: Path) -> None:
+    tiny_detectors.make(folder / "detectors")
+    results = folder / "results"
+    results.mkdir()
+    run_script(
+        folder, "own_metric", METRICS, snapshot, results,
+        GAN_DETECTOR_DIR=folder / "detectors", DNNLIB_CACHE_DIR=folder / "cache",
+    )  # fmt: skip
+    line = json.loads((results / "metric-mean_distance.jsonl").read_text(encoding="utf-8"))
+    assert line["results"]["mean_distance"] > 0
+    assert line["metric"] == "mean_distance"
