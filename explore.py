@@ -17,9 +17,11 @@ import click
 import dnnlib.cli
 
 COMMANDS = (
+    "render",
     "superres",
     "extrapolate",
     "interpolate",
+    "video",
     "lowres",
     "frequencies",
     "cost",

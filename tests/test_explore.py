@@ -28,7 +28,7 @@ def test_every_command_has_help_of_its_own(name: str) -> None:
     result = CliRunner().invoke(explore.main, [name, "--help"])
     assert result.exit_code == 0
     assert f"Usage: explore {name} [OPTIONS]" in result.output
-    assert "--outdir" in result.output
+    assert "--outdir" in result.output or "--output" in result.output
 
 
 def test_help_is_quick_and_loads_no_torch() -> None:
