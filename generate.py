@@ -63,7 +63,7 @@ class Job:
     "--class",
     "classes",
     metavar="INDEX",
-    type=dnnlib.cli.SEEDS,
+    type=dnnlib.cli.CLASSES,
     help="Class of a conditional network; several (0-9) draw every seed once per class.",
 )
 @click.option(

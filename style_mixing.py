@@ -47,7 +47,7 @@ MAX_PIXELS = 16384 * 16384
     "--styles",
     "styles",
     metavar="LAYERS",
-    type=dnnlib.cli.SEEDS,
+    type=dnnlib.cli.LAYERS,
     default=None,
     show_default="0-6",
     help="Layers that take the w of the column's seed, 0 = the coarsest.",

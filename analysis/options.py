@@ -166,7 +166,7 @@ def class_option(func: Callable[..., Any]) -> Callable[..., Any]:
         "--class",
         "classes",
         metavar="INDEX",
-        type=dnnlib.cli.SEEDS,
+        type=dnnlib.cli.CLASSES,
         help="Class of a conditional network; several (0-9) draw every seed once per class.",
     )(func)
 

@@ -15,6 +15,7 @@ import click
 from dnnlib.errors import UserError
 
 MAX_SEEDS = 10_000_000
+_MAX_FLOAT = 3e38  # of float32
 # The feature detectors that metrics and the projector look through.
 DETECTOR_NAMES = ("inception-2015-12-05", "vgg16")
 _CONTEXT_SETTINGS: dict[str, Any] = {
@@ -91,30 +92,37 @@ def group(name: str | None = None, **attrs: Any) -> Callable[[Callable[..., Any]
     return click.group(name, cls=Group, **attrs)
 
 
-class _Seeds(click.ParamType):
-    """Integers and inclusive ranges: `1,4-6` is [1, 4, 5, 6]."""
+class _Integers(click.ParamType):
+    """Integers and inclusive ranges: `1,4-6` is [1, 4, 5, 6].
 
-    name = "seeds"
+    Args:
+        name: What they are, for messages: "seeds".
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> list[int]:
         if not isinstance(value, str):
             return [int(v) for v in value]
-        seeds: list[int] = []
+        numbers: list[int] = []
         for part in value.split(","):
             match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
             if match is None:
-                self.fail(f"{value!r} is not a list of seeds such as 0-35 or 1,4-6", param, ctx)
+                self.fail(
+                    f"{value!r} is not a list of {self.name} such as 0-35 or 1,4-6", param, ctx
+                )
             first, last = int(match[1]), int(match[2] or match[1])
             if last < first:
                 self.fail(f"the range {part.strip()!r} ends before it starts", param, ctx)
             if last >= 2**32:
-                self.fail(f"the seed {last} is not below 2**32", param, ctx)
-            if len(seeds) + last - first + 1 > MAX_SEEDS:
-                self.fail(f"{value!r} names more than {MAX_SEEDS:,} seeds", param, ctx)
-            seeds.extend(range(first, last + 1))
-        return seeds
+                self.fail(f"{last} is not below 2**32", param, ctx)
+            if len(numbers) + last - first + 1 > MAX_SEEDS:
+                self.fail(f"{value!r} names more than {MAX_SEEDS:,} {self.name}", param, ctx)
+            numbers.extend(range(first, last + 1))
+        return numbers
 
 
 class _Size(click.ParamType):
@@ -172,7 +180,7 @@ class _Region(click.ParamType):
 
 
 class FiniteRange(click.FloatRange):
-    """As `click.FloatRange`, but neither nan nor infinite.
+    """As `click.FloatRange`, but finite in float32, the numbers that networks compute with.
 
     click lets `nan` through any range, because comparing with it is always false.
     """
@@ -184,7 +192,7 @@ class FiniteRange(click.FloatRange):
 
 
 class _FiniteFloat(click.ParamType):
-    """Any number that is neither nan nor infinite."""
+    """Any number that is finite in float32."""
 
     name = "float"
 
@@ -202,6 +210,8 @@ def _finite(
 ) -> float:
     if not math.isfinite(number):
         kind.fail(f"'{number}' is not a finite number", param, ctx)
+    if abs(number) > _MAX_FLOAT:
+        kind.fail(f"'{number}' is too large a number, the largest is {_MAX_FLOAT:.1g}", param, ctx)
     return number
 
 
@@ -248,7 +258,9 @@ class _Device(click.ParamType):
         return str(value)
 
 
-SEEDS = _Seeds()
+SEEDS = _Integers("seeds")
+CLASSES = _Integers("classes")
+LAYERS = _Integers("layers")
 SIZE = _Size()
 REGION = _Region()
 FINITE_FLOAT = _FiniteFloat()
@@ -329,6 +341,8 @@ def make_outdir(outdir: str, option: str = "--outdir") -> Path:
     Raises:
         UserError: It cannot be made, or is not a folder.
     """
+    if not outdir:  # else the working folder, which nobody means by an unset variable
+        raise UserError(f"{option}= names no folder; use {option}=. for the one you are in.")
     folder = Path(outdir)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -172,3 +172,27 @@ def test_needs_neither_torch_nor_numpy() -> None:
         "assert not {'torch', 'numpy', 'requests', 'tqdm', 'PIL'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=root)
+
+
+@pytest.mark.parametrize("kind", [cli.FINITE_FLOAT, cli.FiniteRange(min=0)])
+@pytest.mark.parametrize("text", ["1e39", "3.4e38", "1e308"])
+def test_numbers_that_overflow_in_a_network_are_refused(kind: click.ParamType, text: str) -> None:
+    assert kind.convert("1e38", None, None) == 1e38
+    with pytest.raises(click.BadParameter, match="too large a number"):
+        kind.convert(text, None, None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "noun"), [(cli.SEEDS, "seeds"), (cli.CLASSES, "classes"), (cli.LAYERS, "layers")]
+)
+def test_lists_of_integers_are_called_what_they_are(kind: click.ParamType, noun: str) -> None:
+    assert kind.convert("1,3-4", None, None) == [1, 3, 4]
+    for text in ("-1", "0-4000000000"):
+        with pytest.raises(click.BadParameter, match=noun):
+            kind.convert(text, None, None)
+
+
+def test_an_empty_folder_name_is_not_the_working_folder() -> None:
+    with pytest.raises(dnnlib.UserError, match=r"--outdir= names no folder; use --outdir=\."):
+        cli.make_outdir("")
+    assert cli.make_outdir(".") == Path(".")
