@@ -29,10 +29,10 @@ Labels are taken from dataset.json at the root of a folder or archive:
 DEST ending in .zip becomes an uncompressed archive, anything else a folder, which must be new or
 empty. It appears when it is complete, and not at all if anything goes wrong.
 
-Pictures may come out in any size, but must all be equal. The generators inr-gan and inr-gan-bil
-train on heights and widths of which both can be halved until the shorter one has 4 to 7 pixels
-(96x64, 1280x768, ...); --transform=pad makes such pictures. All others need squares with a power of
-two as side.
+Pictures may come out in any size, but must all be equal. Training takes heights and widths of which
+both can be halved until the shorter one has 4 to 7 pixels (96x64, 1280x768, ...); --transform=pad
+makes such pictures. The generators stylegan2 and *-published need squares with a power of two as
+side.
 """
 
 

@@ -161,12 +161,12 @@ def _check_image_size(options: TrainOptions, facts: DatasetFacts, preset: Preset
             f"--transform=center-crop --width={side} --height={side}."
         )
     if min(height, width) < _SMALLEST_SIDE:
-        reason = f"but at least {_SMALLEST_SIDE} are needed along each side"
+        reason = f"{what}, but at least {_SMALLEST_SIDE} are needed along each side"
     else:
-        reason = f"and {shape_problem(height, width)}"
+        reason = f"--data={options.data}: the images' {shape_problem(height, width)}"
     cures = [("pad", "adds borders", larger), ("center-crop", "cuts and shrinks", smaller)]
     raise UserError(
-        f"{what}, {reason}; dataset_tool.py "
+        f"{reason}; dataset_tool.py "
         + " or ".join(
             f"--transform={kind} --width={size[1]} --height={size[0]} ({effect})"
             for kind, effect, size in cures
