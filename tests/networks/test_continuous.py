@@ -2,7 +2,8 @@
 
 `literal_value` evaluates F of inr-gan and inr-gan-bil at one point by following the definition
 with fractions and one matrix-vector product per layer, sharing nothing with the rendering code but
-the weights. (The published presets have theirs in test_published.py.)
+the weights. (The published presets have theirs in test_published.py, the paper's in
+test_hyper_render.py.)
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from networks import build_generator
+from networks.presets import PRESETS
 from networks.published_config import published_cfg
 from networks.render import render_tiles
 
 LITERAL = ["inr-gan", "inr-gan-bil"]
 PUBLISHED = {"inr-gan-published": "nearest", "inr-gan-bil-published": "bilinear"}
-CONTINUOUS = [*LITERAL, *PUBLISHED]
+CONTINUOUS = [name for name, preset in PRESETS.items() if preset.continuous]
+SINGLE_SCALE = [name for name in CONTINUOUS if PRESETS[name].family == "singlescale"]
 CLOSE = {"rtol": 0, "atol": 2e-5}  # sums in another order; values are of the order of 1
 
 
@@ -40,6 +43,10 @@ def small_cfg(upsampling, first_lattice):
 def make_network(preset):
     torch.manual_seed(1)
     options = {"cfg": small_cfg(PUBLISHED[preset], 8)} if preset in PUBLISHED else {}
+    if preset == "inr-gan-vanilla":
+        options["frequencies"] = (16, 12)
+    elif preset in ("inr-fourier", "inr-fmm"):
+        options["num_frequencies"] = 16
     generator = build_generator(
         preset,
         z_dim=16,
@@ -226,6 +233,8 @@ def test_5_smaller_image_samples_the_same_function_and_costs_less(network, ws):
             "inr-gan-bil": [8**2, 8**2, 4**2],
             "inr-gan-published": [4**2, 4**2, 4**2, 4**2],
             "inr-gan-bil-published": [8**2, 8**2, 16**2, 32**2, 7**2, 7**2, 7**2, 4**2],
+            "inr-gan-vanilla": [4**2, 4**2],
+            **dict.fromkeys(SINGLE_SCALE, [4**2]),
         }[network.preset]
     )
 
@@ -239,6 +248,8 @@ def test_5_scaled_pyramid_shrinks_with_the_sampling_rate(network, ws):
         "inr-gan-bil": ([10**2, 18**2, 32**2], [4**2, 6**2, 8**2]),
         "inr-gan-published": (training, [2**2, 2**2, 4**2, 8**2]),
         "inr-gan-bil-published": (2 * training, [*training, 2**2, 2**2, 4**2, 8**2]),
+        "inr-gan-vanilla": ([16**2, 32**2], [4**2, 8**2]),
+        **dict.fromkeys(SINGLE_SCALE, ([32**2], [8**2])),
     }[network.preset]
     torch.testing.assert_close(
         network.synthesis.render(ws, lod="scaled"), network.synthesis(ws), rtol=0, atol=0
@@ -276,22 +287,28 @@ def test_6_shifting_the_region_by_samples_shifts_the_picture(x, y, height, width
 
 
 class _LargestTensor(TorchDispatchMode):
-    """Records the largest number of elements that any operation returned."""
+    """Records the largest number of elements that any operation returned, but views of weights."""
 
     numel = 0
+
+    def __init__(self, network):
+        super().__init__()
+        self.weights = {p.untyped_storage().data_ptr() for p in network.parameters()}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         for tensor in result if isinstance(result, (tuple, list)) else [result]:
             if isinstance(tensor, torch.Tensor):
-                self.numel = max(self.numel, tensor.untyped_storage().nbytes() // 4)
+                storage = tensor.untyped_storage()
+                if storage.data_ptr() not in self.weights:
+                    self.numel = max(self.numel, storage.nbytes() // 4)
         return result
 
 
 def test_8_memory_is_bounded_whatever_the_output_size(network, ws):
     largest = []
     for size in (64, 256):
-        with _LargestTensor() as record:
+        with _LargestTensor(network) as record:
             tiles = render_tiles(network.synthesis, ws, size=size, tile_budget=2**19)
             assert sum(tile.pixels[0, 0].numel() for tile in tiles) == size * size
         largest.append(record.numel)
