@@ -35,6 +35,11 @@ _SHA256 = {
     INCEPTION_URL: "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4",
     VGG16_URL: "b437eb095feaeb0b83eb3fa11200ebca4548ee39a07fb944a417ddc516cc07c3",
 }
+# What the functions in these files are called with; tells one from the other.
+_ARGUMENTS = {
+    "inception-2015-12-05": {"return_features", "no_output_bias"},
+    "vgg16": {"resize_images", "return_features", "return_lpips"},
+}
 _DOWNLOAD_ATTEMPTS = 3
 
 
@@ -205,7 +210,18 @@ def _load_file(name: str, path: str, device: torch.device) -> Detector:
     key = (sha256, device)
     if key not in _loaded:
         _loaded[key] = Detector(name, sha256, _load_torchscript(name, path, device))
+    # A file under the name of another detector would give numbers under the name of another metric.
+    missing = sorted(_ARGUMENTS.get(name, set()) - _argument_names(_loaded[key].module))
+    if missing:
+        raise DetectorUnavailable(
+            f"{path!r} is not the detector {name!r}: it knows no {', '.join(missing)}"
+        )
     return dataclasses.replace(_loaded[key], name=name)
+
+
+def _argument_names(module: torch.nn.Module) -> set[str]:
+    schema = getattr(module.forward, "schema", None) if hasattr(module, "forward") else None
+    return {argument.name for argument in schema.arguments} if schema is not None else set()
 
 
 def _load_torchscript(name: str, path: str, device: torch.device) -> torch.nn.Module:

@@ -88,6 +88,19 @@ def test_wrong_files(tmp_path: Path) -> None:
         load_detector("vgg", "cpu")
 
 
+@pytest.mark.parametrize(
+    ("name", "other", "unknown"),
+    [("vgg16", "inception-2015-12-05", "resize_images"), ("inception-2015-12-05", "vgg16", "bias")],
+)
+def test_a_detector_under_the_name_of_another(
+    name: str, other: str, unknown: str, detectors: dict[str, str]
+) -> None:
+    """Else an FID through VGG16 would be called FID."""
+    load_detector(other, "cpu", detectors)
+    with pytest.raises(DetectorUnavailable, match=f"is not the detector '{name}': .*{unknown}"):
+        load_detector(name, "cpu", {name: detectors[other]})
+
+
 def test_published_files_are_downloaded_with_their_checksum(
     detectors: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
