@@ -165,7 +165,7 @@ def _download(url: str, num_attempts: int, verbose: bool, sha256: str | None) ->
                     raise _DownloadFailed("the server keeps asking for confirmation")
                 _check_content(response.content, sha256)
             except (requests.RequestException, _DownloadFailed) as error:
-                reason = str(error)
+                reason = _reason(error)
                 say(".")
                 continue
             say(" done\n")
@@ -174,6 +174,24 @@ def _download(url: str, num_attempts: int, verbose: bool, sha256: str | None) ->
             ), response.content
     say(" failed\n")
     raise FileError(f"cannot download {url!r} after {num_attempts} attempts: {reason}")
+
+
+def _reason(error: Exception) -> str:
+    """A few words; those of requests about the network are a screenful."""
+    import requests
+
+    host = ""
+    if isinstance(error, requests.RequestException) and error.request is not None:
+        host = urllib.parse.urlparse(error.request.url or "").netloc
+    if isinstance(error, requests.Timeout):
+        return f"{host} did not answer in time"
+    if isinstance(error, requests.exceptions.ProxyError):
+        return f"the proxy on the way to {host} refused"
+    if isinstance(error, requests.exceptions.SSLError):
+        return f"the certificate of {host} cannot be verified"
+    if isinstance(error, requests.ConnectionError):
+        return f"{host} cannot be reached"
+    return str(error)
 
 
 def _confirm_link(data: bytes, page_url: str) -> str | None:

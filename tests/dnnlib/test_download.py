@@ -6,6 +6,7 @@ import hashlib
 import http.server
 import io
 import os
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -223,3 +224,19 @@ def test_cache_folder_that_cannot_be_written(server: _Server, tmp_path: Path) ->
     server.answers["/x"] = [(200, BINARY, {})]
     with pytest.raises(UserError, match="DNNLIB_CACHE_DIR"):
         util.open_url(server.url("/x"), cache_dir=str(tmp_path / "file"))
+
+
+def test_a_server_that_is_not_there_is_a_few_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """requests would show the objects that it consists of."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}/x.pt"
+        with pytest.raises(UserError) as caught:
+            util.open_url(url, cache_dir=str(tmp_path), num_attempts=2)
+    host = url.split("/")[2]
+    assert str(caught.value) == (
+        f"cannot download {url!r} after 2 attempts: {host} cannot be reached"
+    )
