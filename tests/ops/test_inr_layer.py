@@ -100,6 +100,43 @@ def test_layer_equals_definition(act, clamp, with_coords, with_taps, size):
     )
 
 
+@pytest.mark.parametrize("act,gain", [("relu", 1), ("relu", None), ("linear", None)])
+@pytest.mark.parametrize(
+    "with_features,with_coords,upsampling",
+    [
+        *[(True, coords, up) for coords in ("no", "own", "all") for up in (None, "nearest")],
+        (True, "no", "bilinear"),
+        (True, "all", "bilinear"),
+        (False, "own", None),
+        (False, "all", None),
+    ],
+)
+def test_bias_per_image(act, gain, with_features, with_coords, upsampling):
+    taps = upsampling and tuple(make_taps(upsampling, (8, 16), 0, 1, n) for n in (3, 5))
+    coords = {"no": None, "own": make_coords()._replace(cols=None, rows=None, shared=None)}
+    coords = coords.get(with_coords, make_coords())
+    x = None
+    if with_features:
+        x = torch.randn(2, 6, taps[0].size, taps[1].size) if taps else torch.randn(2, 6, 3, 5)
+    num_inputs = (6 if with_features else 0) + (coords.num_channels() if coords else 0)
+    weight, bias = torch.randn(2, 7, num_inputs), torch.randn(2, 7)
+    kwargs = {"taps": taps, "coords": coords, "act": act, "gain": gain}
+    actual = inr_layer(weight, x, bias, **kwargs)
+    expected = inr_layer(weight, x, bias, impl="ref", **kwargs)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=2e-5)
+    one_by_one = [
+        inr_layer(
+            weight[i : i + 1],
+            None if x is None else x[i : i + 1],
+            bias[i],
+            impl="ref",
+            **{**kwargs, "coords": coords and coords._replace(own=coords.own[i : i + 1])},
+        )
+        for i in range(2)
+    ]
+    torch.testing.assert_close(actual, torch.cat(one_by_one), rtol=1e-4, atol=2e-5)
+
+
 def test_layer_of_coordinates_only_and_sliced_features():
     coords = make_coords(2, 3, 5)
     weight = torch.randn(2, 7, 10)
@@ -167,6 +204,8 @@ def test_refuses_what_does_not_fit():
         inr_layer(torch.zeros(1, 2, 3))
     with pytest.raises(ValueError, match="5 input channels"):
         inr_layer(torch.zeros(1, 2, 3), torch.zeros(1, 5, 4, 4))
+    with pytest.raises(ValueError, match=r"bias \[3\] for weight"):
+        inr_layer(torch.zeros(1, 2, 5), torch.zeros(1, 5, 4, 4), torch.zeros(3))
     taps = make_taps("nearest", (4, 8))
     with pytest.raises(ValueError, match="4 x 4 lattice"):
         lattice_upsample(torch.zeros(1, 1, 5, 5), taps, taps)
