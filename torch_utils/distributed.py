@@ -10,12 +10,14 @@ With one process every function here works without a process group.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import logging
 import os
 import pathlib
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -222,12 +224,25 @@ def launch(
     with tempfile.TemporaryDirectory() as temp_dir:
         worker_args = (fn, num_processes, temp_dir, str(device), tuple(args))
         try:
-            torch.multiprocessing.spawn(_worker, worker_args, nprocs=num_processes)
+            with _quiet_spawning():
+                torch.multiprocessing.spawn(_worker, worker_args, nprocs=num_processes)
         except torch.multiprocessing.ProcessRaisedException:
             message = pathlib.Path(temp_dir, _ERROR_FILE)
             if message.exists():
                 raise UserError(message.read_text(encoding="utf-8")) from None
             raise
+
+
+@contextlib.contextmanager
+def _quiet_spawning() -> Iterator[None]:
+    """Without torch's line about each process that it ends because another one failed."""
+    log = logging.getLogger("torch.multiprocessing.spawn")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def _worker(

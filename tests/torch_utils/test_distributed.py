@@ -158,6 +158,8 @@ def test_two_processes(tmp_path: Path) -> None:
     assert not torch.distributed.is_initialized()
 
 
-def test_user_error_of_a_worker_arrives_as_such() -> None:
+def test_user_error_of_a_worker_arrives_as_such(caplog: pytest.LogCaptureFixture) -> None:
+    """It is one sentence: torch says nothing about the processes that it ends."""
     with pytest.raises(UserError, match="^'blue' is not a number$"):
         distributed.launch(failing_worker, 2)
+    assert not caplog.records
