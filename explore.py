@@ -26,6 +26,7 @@ COMMANDS = (
     "frequencies",
     "cost",
     "throughput",
+    "upsampled-fid",
 )
 """The sub-commands in the order of `--help`; each is `command` in a module of analysis/commands."""
 

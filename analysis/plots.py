@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -149,6 +150,41 @@ def histogram(
                 (left + 1, min(high, low - 1), max(right - 1, left + 1), low), fill=colour
             )
     _legend(draw, box, list(series))
+    return picture
+
+
+class _NamesAxis(Axis):
+    """An axis without numbers."""
+
+    def ticks(self) -> list[float]:
+        return []
+
+
+def bar_plot(
+    values: Mapping[str, float],
+    y_axis: Axis,
+    title: str = "",
+    size: tuple[int, int] = (640, 420),
+) -> Image.Image:
+    """One bar per name, with its value above.
+
+    Args:
+        values: Name -> height; at least one.
+        y_axis: The axis of the heights; bars stand on its lower end.
+        title: Above the diagram.
+        size: (width, height) in pixels.
+
+    Returns:
+        RGB.
+    """
+    picture, draw, box = _frame(_NamesAxis("", 0, len(values)), y_axis, title, size)
+    font = ImageFont.load_default(_FONT_SIZE)
+    for index, ((name, value), colour) in enumerate(zip(values.items(), cycle(COLOURS))):
+        middle, low = _place(box, (index + 0.5) / len(values), 0)
+        left, high = _place(box, (index + 0.2) / len(values), y_axis.position(value))
+        draw.rectangle((left, min(high, low - 1), 2 * middle - left, low), fill=colour)
+        draw.text((middle, high - 4), short_number(value), fill=_BLACK, anchor="mb", font=font)
+        draw.text((middle, low + 8), name, fill=_BLACK, anchor="ma", font=font)
     return picture
 
 
