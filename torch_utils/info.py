@@ -11,7 +11,19 @@ import torch
 
 from torch_utils.custom_ops import compiler_report, missing_tools
 
-_PACKAGES = ("numpy", "scipy", "pillow", "click", "requests", "tensorboard", "ninja", "tqdm")
+_PACKAGES = (
+    "numpy",
+    "scipy",
+    "pillow",
+    "click",
+    "requests",
+    "safetensors",
+    "tensorboard",
+    "ninja",
+    "tqdm",
+    "imageio",
+    "imageio-ffmpeg",
+)
 
 
 def report() -> str:
