@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from typing import Any
 
 import numpy as np
 import torch
 
-import dnnlib
 from metrics import exchange
+from torch_utils.array_file import read_arrays, write_arrays
 
 # Rows per update of the moments. Fixed, so that sums are formed in the same order whatever the
 # batch size and the number of processes.
@@ -156,7 +155,11 @@ class FeatureStats:
         return stats
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write to an .npz file, atomically."""
+        """Write to an .npz file, atomically.
+
+        Raises:
+            FileError: That cannot be done.
+        """
         write_arrays(path, self.to_arrays())
 
     @staticmethod
@@ -166,7 +169,10 @@ class FeatureStats:
         Raises:
             ValueError: The file is damaged or holds anything else.
         """
-        return FeatureStats.from_arrays(read_arrays(path))
+        try:
+            return FeatureStats.from_arrays(read_arrays(path))
+        except ValueError as error:
+            raise ValueError(f"cannot read {os.fspath(path)!r}: {error}") from error
 
 
 class _Moments:
@@ -197,27 +203,3 @@ class _Moments:
         self.scatter += np.outer(delta, delta) * (self.count * n / total)
         self.mean = self.mean + delta * (n / total)
         self.count = total
-
-
-def write_arrays(path: str | os.PathLike[str], arrays: dict[str, np.ndarray]) -> None:
-    """Write arrays to an .npz file, atomically. OSError if that cannot be done."""
-    with dnnlib.util.atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **arrays)
-
-
-def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Read the arrays of an .npz file; pickled objects are refused.
-
-    Raises:
-        ValueError: The file is damaged or is none.
-        FileNotFoundError: It is not there.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("it is no .npz file")
-            return {name: archive[name] for name in archive.files}
-    except FileNotFoundError:
-        raise
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"cannot read {os.fspath(path)!r}: {error}") from error

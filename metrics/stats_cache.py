@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 import dnnlib
-from metrics.feature_stats import FeatureStats, read_arrays, write_arrays
+from metrics.feature_stats import FeatureStats
+from torch_utils.array_file import read_arrays, write_arrays
 
 # To be raised when the meaning of the numbers changes.
 _FORMAT = 1
@@ -93,4 +94,4 @@ def store(path: str, key: str, stats: FeatureStats) -> None:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         write_arrays(path, {**stats.to_arrays(), "key": np.array(key)})
     except OSError as error:
-        print(f"Statistics of the real images are not kept: {path!r}: {error.strerror or error}")
+        print(f"Statistics of the real images are not kept: {error}")

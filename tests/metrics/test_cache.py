@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import dnnlib
 from metrics import feature_collection, stats_cache
@@ -81,13 +82,17 @@ def test_hit(tmp_path: Path, detectors: dict[str, str], counter: Counter, cache_
     assert counter.new() == 0
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 def test_everything_that_counts_is_in_the_key(
     tmp_path: Path, detectors: dict[str, str], counter: Counter
 ) -> None:
     kwargs = tiny_world.write_pictures(tmp_path / "set.zip")
     collect(kwargs, detectors)
     assert counter.new() == 21
-    other_detectors = {**detectors, "inception-2015-12-05": detectors["vgg16"]}
+    other_file = tmp_path / "other.pt"  # the same network from a file of another content
+    copy = torch.jit.load(detectors["inception-2015-12-05"])
+    torch.jit.save(copy, other_file, _extra_files={"note": "other"})
+    other_detectors = {**detectors, "inception-2015-12-05": str(other_file)}
     for num_images, changes in (
         (9, {"max_items": 9}),
         (42, {"dataset_kwargs": {**kwargs, "xflip": True}}),
