@@ -120,7 +120,7 @@ def read_picture(path: str) -> np.ndarray:
     except OSError as error:
         raise dnnlib.UserError(f"--target={path} cannot be read: {error.strerror}.") from error
     try:
-        return decode_picture(content, path)
+        return decode_picture(content, path, advice="give another picture")
     except dnnlib.UserError as error:
         raise dnnlib.UserError(f"--target={path}: {error}") from error
 
@@ -163,11 +163,10 @@ def _search(
     seed: int,
 ) -> torch.Tensor:
     """Project, and write all results but the film. Returns [num_steps, num_ws, w_dim]."""
-    import numpy as np
-
     from analysis.projection import compare, project
     from dnnlib.progress import progress
     from networks.sampling import device_of, draw_image
+    from torch_utils.array_file import write_arrays
     from torch_utils.images import write_image
 
     # Before the work: it would be a pity to learn afterwards that the folder is read-only.
@@ -192,8 +191,7 @@ def _search(
         )
     image = draw_image(G, ws[-1:], seed)
     write_image(folder / "proj.png", image)
-    with dnnlib.util.atomic_path(folder / "projected_w.npz") as temporary:
-        np.savez(temporary, w=ws[-1:].cpu().numpy())
+    write_arrays(folder / "projected_w.npz", {"w": ws[-1:].cpu().numpy()})
     distance, psnr = compare(detector, image.to(device), target.to(device))
     print(f"proj.png and target.png: distance {distance:.4g}, PSNR {psnr:.2f} dB")
     return ws

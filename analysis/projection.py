@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import dnnlib
 from metrics.detectors import load_detector
 from metrics.pictures import to_rgb
 from networks.sampling import image_shape, one_hot
@@ -61,7 +62,7 @@ def project(
         num_steps: Steps of Adam (betas 0.9, 0.999).
         w_avg_samples: Number of w that the mean, where the search starts, and the spread of w are
             taken from.
-        initial_learning_rate: Highest learning rate; see `learning_rate`.
+        initial_learning_rate: Highest learning rate; see `learning_rate_ramp`.
         initial_noise_factor: Noise added to w at the start, relative to the spread of w.
         lr_rampdown_length: Share of the steps in which the learning rate falls, at the end.
         lr_rampup_length: Share of the steps in which it rises, at the start.
@@ -83,6 +84,7 @@ def project(
     Raises:
         ValueError: Wrong shape of target or label, no label for a conditional network, unknown
             space or less than one step.
+        dnnlib.UserError: The network's images are not finite.
         metrics.detectors.DetectorUnavailable: No detector was given and none is to be had.
     """
     if space not in SPACES or num_steps < 1:
@@ -112,6 +114,11 @@ def project(
         ws = _to_ws(G, latent + random.normal_like(latent) * scale, c, space)
         images = to_255(G.synthesis(ws, noise_mode="const"))
         distance = (features(detector, images) - target_features).square().sum()
+        if step == 0 and not distance.isfinite():
+            raise dnnlib.UserError(
+                "The network's images, or what the detector says of them, are not finite, so there "
+                "is nothing to search for; use an earlier snapshot."
+            )
         loss = distance + regularize_noise_weight * noise_regularization(noise_maps)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

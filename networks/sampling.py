@@ -6,7 +6,6 @@ how many others are drawn with it: the sum of a dot product is rounded different
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import nn
 
 import dnnlib
 import dnnlib.cli
+from torch_utils.array_file import read_arrays
 from torch_utils.images import to_uint8
 
 
@@ -128,6 +128,9 @@ def draw_image(
             image, so that an image does not depend on those drawn before.
         noise_mode: "const", "random" or "none"; ignored by networks without noise.
         view: Arguments of `synthesis.render`; None or empty = the training grid.
+
+    Raises:
+        dnnlib.UserError: The image holds values that are not finite.
     """
     torch.manual_seed(noise_seed)
     with torch.inference_mode():
@@ -135,6 +138,11 @@ def draw_image(
             image = G.synthesis.render(ws, **view)
         else:
             image = G.synthesis(ws, noise_mode=noise_mode)
+        if not image.isfinite().all():
+            raise dnnlib.UserError(
+                "The network draws values that are not finite, which no picture file can hold; use "
+                "an earlier snapshot, or a --trunc nearer to 1."
+            )
         return to_uint8(image)[0].cpu()
 
 
@@ -150,19 +158,13 @@ def load_ws(path: str, G: nn.Module, option: str = "--projected-w") -> torch.Ten
         dnnlib.UserError: Not such a file, or an array of another shape or with nan in it.
     """
     try:
-        with np.load(path) as archive:
-            ws = torch.from_numpy(np.asarray(archive["w"], dtype=np.float32))
-    except (
-        OSError,
-        KeyError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        EOFError,
-        zipfile.BadZipFile,
-    ) as error:
+        ws = torch.from_numpy(np.asarray(read_arrays(path)["w"], dtype=np.float32))
+    except FileNotFoundError as error:
+        raise dnnlib.UserError(f"{option}={path}: there is no such file") from error
+    except (KeyError, ValueError, TypeError) as error:
+        reason = "it has none" if isinstance(error, KeyError) else error
         raise dnnlib.UserError(
-            f"{option}={path} is not an npz file with an array w: {error}"
+            f"{option}={path} is not an npz file with an array w: {reason}"
         ) from error
     if ws.ndim != 3 or ws.shape[1:] != (G.num_ws, G.w_dim) or len(ws) == 0:
         raise dnnlib.UserError(

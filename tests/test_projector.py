@@ -285,8 +285,15 @@ def test_target_that_is_no_picture(nets: Path, tmp_path: Path, vgg16: str, conte
     result = run(snapshot(nets), target, tmp_path / "out", vgg16)
     assert result.exit_code == 2
     assert len(result.stderr.strip().splitlines()) == 1
-    assert f"--target={target}" in result.stderr
+    assert f"--target={target}" in result.stderr and "give another picture" in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_result_that_cannot_be_written(nets: Path, tmp_path: Path, vgg16: str) -> None:
+    Image.new("RGB", (16, 16)).save(tmp_path / "target.png")
+    (tmp_path / "out" / "projected_w.npz").mkdir(parents=True)
+    result = run(snapshot(nets), tmp_path / "target.png", tmp_path / "out", vgg16, "--num-steps=1")
+    assert result.exit_code == 2 and "projected_w.npz': Is a directory" in result.stderr
 
 
 def test_detector_that_is_not_to_be_had(

@@ -125,7 +125,12 @@ def _pixels(image: Image.Image) -> np.ndarray:
     return pixels[:, :, np.newaxis] if pixels.ndim == 2 else pixels
 
 
-def _decode(action: Callable[[Image.Image], _Result], data: bytes, name: str) -> _Result:
+_ADVICE = "replace the file or take it out of the set"
+
+
+def _decode(
+    action: Callable[[Image.Image], _Result], data: bytes, name: str, advice: str = _ADVICE
+) -> _Result:
     # Pillow's decoders raise nearly every exception type for broken data (OSError, ValueError,
     # SyntaxError, struct.error, ...), and the cure is the same for all of them.
     try:
@@ -135,12 +140,10 @@ def _decode(action: Callable[[Image.Image], _Result], data: bytes, name: str) ->
         reason = "the data is not a picture of a known format"
     except Exception as error:
         reason = str(error) or type(error).__name__
-    raise DatasetError(
-        f'cannot decode picture "{name}": {reason}; replace the file or take it out of the set'
-    )
+    raise DatasetError(f'cannot decode picture "{name}": {reason}; {advice}')
 
 
-def decode_picture(data: bytes, name: str) -> np.ndarray:
+def decode_picture(data: bytes, name: str, advice: str = _ADVICE) -> np.ndarray:
     """Decodes one picture file to 8-bit pixels.
 
     Grey stays one channel and RGB three. Transparency makes four (RGBA), also for palettes and
@@ -151,6 +154,7 @@ def decode_picture(data: bytes, name: str) -> np.ndarray:
     Args:
         data: The file's content.
         name: What to call the picture in an error message.
+        advice: The end of that message: what the user can do.
 
     Returns:
         uint8 [height, width, channels], channels 1, 3 or 4.
@@ -158,7 +162,7 @@ def decode_picture(data: bytes, name: str) -> np.ndarray:
     Raises:
         DatasetError: if the data is broken or of an unsupported colour mode.
     """
-    return _decode(_pixels, data, name)
+    return _decode(_pixels, data, name, advice)
 
 
 def picture_shape(data: bytes, name: str) -> tuple[int, int, int]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import dnnlib
 from analysis import projection
 from analysis.projection import project
 from metrics.detectors import load_detector
@@ -274,3 +275,14 @@ def test_verbose_and_the_detector_of_the_environment(
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == ["step    1/2", "step    2/2"]
     assert all("dist" in line and "loss" in line for line in lines)
+
+
+def test_a_network_that_has_diverged_is_not_searched(detector: Callable[..., torch.Tensor]) -> None:
+    G = make_generator()
+    target = own_picture(G)
+    with torch.no_grad():
+        next(G.synthesis.parameters()).fill_(math.nan)
+    seen: list[int] = []
+    with pytest.raises(dnnlib.UserError, match="not finite"):
+        project(G, target, detector=detector, callback=lambda step, *_: seen.append(step), **FEW)
+    assert not seen

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -112,5 +113,24 @@ def test_files_without_ws(tmp_path: Path, content: bytes | str) -> None:
                 np.savez(file, w=np.array([{}], dtype=object))
             else:
                 np.savez(file, ws=np.zeros([1, 9, 8]))
-    with pytest.raises(dnnlib.UserError, match=r"--projected-w=.*w\.npz is not an npz file"):
+    with pytest.raises(
+        dnnlib.UserError, match=r"--projected-w=.*w\.npz is not an npz file"
+    ) as info:
         sampling.load_ws(str(path), make_generator())
+    assert "allow_pickle=`" not in str(info.value)  # numpy's advice, bad for files from elsewhere
+
+
+def test_a_file_of_ws_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(dnnlib.UserError, match=r"w\.npz: there is no such file$"):
+        sampling.load_ws(str(tmp_path / "w.npz"), make_generator())
+
+
+@pytest.mark.parametrize("view", [None, {"size": (8, 8)}])
+def test_no_picture_of_a_network_that_has_diverged(view: dict | None) -> None:
+    """Not a number would be written as black."""
+    G = make_generator()
+    ws = sampling.ws_of_seed(G, 0)
+    with torch.no_grad():
+        next(G.synthesis.parameters()).fill_(math.nan)
+    with pytest.raises(dnnlib.UserError, match="not finite"):
+        sampling.draw_image(G, ws, 0, view=view)
