@@ -277,6 +277,24 @@ def test_groups_hold_every_parameter_once(preset):
         assert (id(parameter) in slow) == is_slow, name
 
 
+@pytest.mark.parametrize("preset", HYPER)
+def test_float16_blocks(preset, monkeypatch):
+    # What a GPU would do: on a CPU the blocks compute in float32 of their own accord.
+    def as_wanted(wanted, stored, device, force_fp32=False):
+        return stored if force_fp32 else wanted
+
+    monkeypatch.setattr("networks.hyper_block.compute_dtype", as_wanted)
+    generator = make(preset, num_fp16_res=2, conv_clamp=256)
+    ws = generator.mapping(torch.randn(2, 8), None).detach()
+    image, exact = generator.synthesis(ws), generator.synthesis(ws, force_fp32=True)
+    assert image.dtype == torch.float32
+    # float16 has 11 significant bits and there are about ten layers.
+    error = (image - exact).norm() / exact.norm()
+    assert 1e-6 < error < 1e-2
+    image.square().mean().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in generator.parameters())
+
+
 @pytest.mark.parametrize("preset", WITH_FMM)
 @pytest.mark.parametrize("activation", list(FMM_ACTIVATIONS))
 @pytest.mark.parametrize("rank", [1, 3])
