@@ -89,11 +89,14 @@ def _network_rows(config: TrainConfig) -> list[tuple[str, str, str]]:
     of_preset = PRESETS[networks.preset].pl_weight is not None
     given = _given_names(pl_weight=options.pl_weight, style_mixing_prob=options.style_mixing_prob)
     widths = _given_names(cbase=options.cbase, cmax=options.cmax)
+    channels = f"min({networks.channel_base} / r, {networks.channel_max})"
+    if PRESETS[networks.preset].family in ("multiscale", "singlescale"):
+        channels = f"G: the paper's, at most {networks.channel_max}; D: {channels}"
     return [
         ("Generator", networks.preset, why),
         (
             "Channels",
-            f"min({networks.channel_base} / r, {networks.channel_max})",
+            channels,
             widths or ("snapshot or " if config.resume_pkl else "") + cfg,
         ),
         (

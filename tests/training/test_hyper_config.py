@@ -52,6 +52,7 @@ def test_rates_can_be_given():
     assert config.g_lr == 0.1 and config.lr_multipliers == {"hypernetwork": 0.1}
     assert (config.networks.w_dim, config.networks.map_depth) == (7, 2)
     assert any(line.endswith("0.1, hypernetwork 0.01 (given: --glr)") for line in explain(config))
+    assert any("G: the paper's, at most 512; D: min(16384 / r, 512)" in s for s in explain(config))
     other = configure(generator="stylegan2").to_dict("r")
     assert "lr_multipliers" not in other["G_opt_kwargs"]
 
