@@ -103,6 +103,8 @@ class BaseConfig:
     """R1 in a step of its own every 16 steps; else in every step of D."""
     mirror: bool = False
     """Whether images are x-flipped unless --mirror says otherwise."""
+    fp32: bool = False
+    """No mixed precision unless --fp32 says otherwise."""
     aug: str = "ada"
     """Augmentation mode unless --aug says otherwise."""
 
@@ -232,6 +234,7 @@ def _paper_inr(resolution: int, gpus: int) -> BaseConfig:
         pl_weight=0,
         style_mixing_prob=0,
         mirror=True,
+        fp32=True,
         aug="noaug",
     )
 

@@ -186,7 +186,9 @@ class TrainOptions:
 
     # Performance.
     fp32: bool | None = _option(
-        bool, "No mixed precision; 0 asks an inr-* generator for it", unset="inr-*: G only"
+        bool,
+        "No mixed precision; 0 asks an inr-* generator for it",
+        unset="inr-*: G only; --cfg=paper-inr: 1",
     )
     nhwc: bool | None = _option(bool, "Channels-last layout for float16", unset="0")
     nobench: bool | None = _option(bool, "Switch cuDNN's benchmarking off", unset="0")

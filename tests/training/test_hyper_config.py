@@ -76,6 +76,9 @@ def test_paper_inr(resolution, batch, batch_gpu):
     assert g_opt == {**adam, "lr": 5e-4, "lr_multipliers": {"hypernetwork": 0.02}}
     assert g_opt["lr"] * 0.02 == pytest.approx(1e-5)
     assert json.loads(json.dumps(result))["D_kwargs"]["channel_base"] == 16384
+    assert result["D_kwargs"]["num_fp16_res"] == 0
+    mixed = configure(resolution, cfg="paper-inr", gpus=4, fp32=False).networks
+    assert mixed.d_mixed_precision and mixed.g_mixed_precision
 
 
 def test_paper_inr_leaves_room_for_options_and_other_generators():
