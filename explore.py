@@ -22,11 +22,13 @@ COMMANDS = (
     "extrapolate",
     "interpolate",
     "video",
+    "align",
     "lowres",
     "frequencies",
     "cost",
     "throughput",
     "upsampled-fid",
+    "kpl",
 )
 """The sub-commands in the order of `--help`; each is `command` in a module of analysis/commands."""
 

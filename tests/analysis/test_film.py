@@ -207,7 +207,7 @@ def test_without_an_encoder_the_frames_are_written(
         (["--seeds=0", "--size=0"], "is an empty picture"),
         (["--seeds=0", "--size=20000"], "makes pictures of 20000x20000 pixels"),
         (["--seeds=0", "--class=x"], "is not a list of seeds"),
-        (["--projected-w=nothing.npz"], "nothing.npz is not an npz file"),
+        (["--projected-w=nothing.npz"], "nothing.npz: there is no such file"),
         (["--seeds=0", "--overscan=-1"], "-1.0 is not in the range"),
     ],
 )
