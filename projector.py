@@ -87,6 +87,7 @@ def run_projection(
     allow_code: bool,
 ) -> None:
     """Find the latent whose image looks most like a given picture."""
+    from analysis.targets import read_picture
     from metrics.detectors import load_detector
     from networks import sampling
     from networks.snapshot_file import read_generator
@@ -105,24 +106,6 @@ def run_projection(
     if save_video:
         _film(folder, G, ws, target)
     print(f"Wrote the results to {folder}")
-
-
-def read_picture(path: str) -> np.ndarray:
-    """Read a picture file: uint8 [height, width, 1, 3 or 4].
-
-    Raises:
-        dnnlib.UserError: The file is missing or damaged.
-    """
-    from training.dataset_files import decode_picture
-
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise dnnlib.UserError(f"--target={path} cannot be read: {error.strerror}.") from error
-    try:
-        return decode_picture(content, path, advice="give another picture")
-    except dnnlib.UserError as error:
-        raise dnnlib.UserError(f"--target={path}: {error}") from error
 
 
 def fit_picture(picture: np.ndarray, shape: tuple[int, int, int]) -> torch.Tensor:

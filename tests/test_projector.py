@@ -18,6 +18,7 @@ from PIL import Image
 import generate
 import projector
 from analysis import video
+from analysis.targets import read_picture
 from metrics import detectors
 from networks.snapshot_file import read_generator, write_snapshot
 from projector import fit_picture, project, run_projection
@@ -226,7 +227,7 @@ def test_picture_formats(
 ) -> None:
     path = tmp_path / "picture.tif"
     Image.new(mode, size, colour).save(path)
-    target = fit_picture(projector.read_picture(str(path)), (3, 16, 16))
+    target = fit_picture(read_picture(str(path)), (3, 16, 16))
     assert (target.shape, target.dtype) == ((3, 16, 16), torch.uint8)
     assert target.permute(1, 2, 0).reshape(-1, 3).unique(dim=0).tolist() == [expected]
 
