@@ -16,7 +16,9 @@ from torch import nn
 import dnnlib
 from dnnlib import UserError
 from metrics import exchange, metric_main
+from metrics.names import GENERATED_ONLY
 from metrics.progress import ProgressMonitor
+from networks.sampling import image_shape
 from networks.snapshot_file import read_snapshot
 from torch_utils import custom_ops, distributed, misc
 from torch_utils.host_memory import keep_freed_memory
@@ -77,8 +79,9 @@ def evaluate(job: Evaluation) -> None:
     snapshot = read_snapshot(job.network, allow_code=job.allow_code)
     G = snapshot["G_ema"].eval().requires_grad_(False)
     dataset_kwargs = find_dataset(job, G, snapshot["training_set_kwargs"])
-    job.say("Dataset options:")
-    job.say(json.dumps(dataset_kwargs, indent=2, default=str))
+    if dataset_kwargs:
+        job.say("Dataset options:")
+        job.say(json.dumps(dataset_kwargs, indent=2, default=str))
     # Processes of their own read the file themselves: what is in it may not be picklable.
     args = (job, dataset_kwargs, G if job.gpus == 1 else None)
     job.say("Launching processes..." if job.gpus > 1 else "")
@@ -95,11 +98,15 @@ def find_dataset(job: Evaluation, G: nn.Module, stored: Mapping[str, Any] | None
         stored: ``training_set_kwargs`` of the snapshot.
 
     Returns:
-        ``class_name`` and arguments of the data set.
+        ``class_name`` and arguments of the data set. Empty if no metric needs one and the user
+        named none: the training images need not be on this machine then.
 
     Raises:
         UserError: No images are known or there, or they do not fit the network.
     """
+    needed = G.c_dim != 0 or not set(job.metrics) <= set(GENERATED_ONLY)
+    if job.data is None and not needed:
+        return {}
     if job.data is not None:
         kwargs: dict[str, Any] = {"class_name": DATASET_CLASS, "path": job.data}
         source = f"--data={job.data}"
@@ -111,7 +118,7 @@ def find_dataset(job: Evaluation, G: nn.Module, stored: Mapping[str, Any] | None
         raise UserError(
             f"{job.network} does not tell what images it was trained on; name some with --data."
         )
-    channels, height, width = _image_shape(G)
+    channels, height, width = image_shape(G)
     kwargs["resolution"] = height if height == width else [height, width]
     kwargs["use_labels"] = G.c_dim != 0
     if job.mirror is not None:
@@ -194,14 +201,8 @@ def _refuse_foreign_class(job: Evaluation, class_name: Any) -> None:
         )
 
 
-def _image_shape(G: nn.Module) -> tuple[int, int, int]:
-    """(C, H, W) of what a generator makes; those of other projects know squares only."""
-    shape = getattr(G, "img_shape", None)
-    return tuple(shape) if shape else (G.img_channels, G.img_resolution, G.img_resolution)
-
-
 def _check_dataset(
-    kwargs: Mapping[str, Any], image_shape: tuple[int, int, int], c_dim: int, source: str
+    kwargs: Mapping[str, Any], wanted: tuple[int, int, int], c_dim: int, source: str
 ) -> None:
     """Open the images to see whether they fit the network."""
     # Without the required size: the message here also tells who requires it.
@@ -217,10 +218,10 @@ def _check_dataset(
         raise UserError(f"{source}: {error}{hint}") from error
     except (TypeError, ValueError, AttributeError, ImportError) as error:
         raise UserError(f"{source}: no data set can be made of them ({error})") from error
-    if found != image_shape:
+    if found != wanted:
         raise UserError(
             f"{source}: the images are {_shape_text(found)}, but the network makes "
-            f"{_shape_text(image_shape)}."
+            f"{_shape_text(wanted)}."
         )
     if c_dim != 0 and label_dim != c_dim:
         raise UserError(

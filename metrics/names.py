@@ -18,6 +18,9 @@ _CHEAP = ("fid5k", "kid5k")
 
 METRIC_NAMES: tuple[str, ...] = _FULL + _LEGACY + _CHEAP
 
+GENERATED_ONLY = ("ppl2_wend", "is50k", "ppl_zfull", "ppl_wfull", "ppl_zend", "ppl_wend")
+"""Those that compare with nothing: they need no real images (but the labels, if there are any)."""
+
 
 def parse_metrics(text: str) -> tuple[str, ...]:
     """Read a list of metrics from an option.

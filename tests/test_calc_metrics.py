@@ -16,8 +16,10 @@ from click.testing import CliRunner
 import calc_metrics
 from metrics import metric_main
 from metrics.frechet_inception_distance import compute_fid
+from metrics.inception_score import compute_is
 from networks.snapshot_file import read_snapshot, write_snapshot
 from tests.metrics import tiny_detectors
+from tests.small_networks import make_generator
 from tests.training.test_training_loop import make_zip, run_kwargs
 from training.training_loop import training_loop
 
@@ -279,6 +281,21 @@ def test_images_that_are_not_known(network, tmp_path):
     for odd in ({"flavour": "sweet"}, {"path": ["a"]}, {"path": "a\0b"}, {"max_size": -1}):
         path = edited(network, tmp_path, training_set_kwargs={**known, **odd})
         assert "edited.pkl" in refused(f"--network={path}")
+
+
+def test_images_are_only_asked_for_where_they_count(tmp_path, monkeypatch):
+    """The training images of a network from elsewhere are rarely at hand."""
+    few = {"is50k": lambda opts: {"is50k_mean": compute_is(opts, num_gen=20, num_splits=2)[0]}}
+    monkeypatch.setattr(metric_main, "_metrics", {**metric_main._metrics, **few})
+    network = str(tmp_path / "net.pkl")
+    gone = {"class_name": "training.dataset.ImageFolderDataset", "path": "/gone.zip"}
+    for stored in (None, gone):
+        write_snapshot(network, {"G_ema": make_generator(), "training_set_kwargs": stored})
+        result = measure(f"--network={network}", "--metrics=is50k")
+        assert result["results"]["is50k_mean"] > 1 and "dataset" not in result["provenance"]
+        refused(f"--network={network}", "--metrics=is50k,fid5k")
+    wrong = refused(f"--network={network}", "--metrics=is50k", "--data=/not/there.zip")
+    assert "/not/there.zip" in wrong
 
 
 def test_a_file_cannot_choose_what_is_called(network, tmp_path):

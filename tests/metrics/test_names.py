@@ -11,8 +11,10 @@ import pytest
 
 import dnnlib.cli
 from dnnlib import UserError
+from dnnlib.cli import DETECTOR_NAMES
 from metrics import detectors, metric_main
-from metrics.names import METRIC_NAMES, parse_metrics
+from metrics.names import GENERATED_ONLY, METRIC_NAMES, parse_metrics
+from tests.small_networks import make_generator
 
 STYLEGAN2_ADA = {
     *("fid50k_full", "kid50k_full", "pr50k3_full", "ppl2_wend", "is50k"),
@@ -25,6 +27,15 @@ def test_every_name_is_registered() -> None:
     assert set(METRIC_NAMES) <= set(metric_main.list_valid_metrics())
     assert all(map(metric_main.is_valid_metric, METRIC_NAMES))
     assert not metric_main.is_valid_metric("fid")
+
+
+def test_metrics_that_need_no_images() -> None:
+    """They run without a data set, the others say that they need one."""
+    nothing = dict.fromkeys(DETECTOR_NAMES, "/no")
+    for name in METRIC_NAMES:
+        hint = "there is no such file" if name in GENERATED_ONLY else "no data set was given"
+        with pytest.raises(UserError, match=hint):
+            metric_main.calc_metric(name, G=make_generator(), device="cpu", detectors=nothing)
 
 
 @pytest.mark.parametrize(
