@@ -1,13 +1,17 @@
-"""Coordinate features of the INR presets as small functions.
+"""Coordinate features of the INR presets as small functions, of 1, 2 or 3 coordinates.
 
 Coordinates: u = (2x - 1) W / min(H, W), v = (2y - 1) H / min(H, W), so that the unit square of a
 square image is [-1, 1] x [-1, 1], x right, y down, and pixels of a non-square one stay square.
-Frequencies are in radians per unit of u and v.
+Frequencies are in radians per unit of u and v. With one or three coordinates the shortest side of
+the signal takes the place of min(H, W). Lists of coordinates are in the order x, y, z, which is
+that of a tensor's dimensions from the last one.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -31,7 +35,7 @@ def num_octaves(num_cells: int) -> int:
 
 
 def centred(points: np.ndarray | Tensor, side: int, shorter: int) -> np.ndarray | Tensor:
-    """Maps image-side units to centred coordinates: (2p - 1) side / min(H, W), same precision."""
+    """Maps image-side units to centred coordinates: (2p - 1) side / shorter, same precision."""
     return (2 * points - 1) * (side / shorter)
 
 
@@ -51,100 +55,131 @@ def axis_features(coordinate: np.ndarray, octaves: int) -> np.ndarray:
     return np.concatenate([np.sin(phase), np.cos(phase)])
 
 
-def diagonal_rows(octaves: int) -> Tensor:
+def diagonal_rows(octaves: int, num_coords: int = 2) -> Tensor:
     """The diagonals of the logarithmic basis: 2^m (pi/4) (-1, 1) and 2^m (pi/4) (1, 1).
 
+    With three coordinates those of all three planes; with one there are none.
+
     Returns:
-        float32 [2 octaves, 2], rows (u, v).
+        float32 [2 octaves, 2], rows (u, v); [k, num_coords] in general.
     """
     scale = (2.0 ** torch.arange(octaves)) * (math.pi / 4)
-    directions = torch.tensor([[-1.0, 1.0], [1.0, 1.0]])
-    return (directions[:, None, :] * scale[:, None]).flatten(0, 1)
+    found = [torch.zeros(0, num_coords)]
+    for axes in combinations(range(num_coords), 2):
+        directions = torch.zeros(2, num_coords)
+        directions[:, axes] = torch.tensor([[-1.0, 1.0], [1.0, 1.0]])
+        found.append((directions[:, None, :] * scale[:, None]).flatten(0, 1))
+    return torch.cat(found)
 
 
-def shared_rows(num_cells: int) -> Tensor:
-    """Frequencies of one lattice that need both coordinates and are the same for every image.
+def shared_rows(num_cells: int, num_coords: int = 2) -> Tensor:
+    """Frequencies of one lattice that need all coordinates and are the same for every image.
 
     Diagonals on lattices up to 64 cells, 32 random rows N(0, 10) from 128 cells on.
 
     Returns:
-        float32 [k, 2], k may be 0. Random rows come from torch's global generator.
+        float32 [k, num_coords], k may be 0. Random rows come from torch's global generator.
     """
-    rows = []
+    rows = [torch.zeros(0, num_coords)]
     if num_cells <= MAX_DIAGONAL_LATTICE:
-        rows.append(diagonal_rows(num_octaves(num_cells)))
+        rows.append(diagonal_rows(num_octaves(num_cells), num_coords))
     if num_cells >= MIN_RANDOM_LATTICE:
-        rows.append(torch.randn(NUM_RANDOM_ROWS, 2) * RANDOM_ROWS_STD)
-    return torch.cat(rows) if rows else torch.zeros(0, 2)
+        rows.append(torch.randn(NUM_RANDOM_ROWS, num_coords) * RANDOM_ROWS_STD)
+    return torch.cat(rows)
 
 
 def grid_features(
-    u: np.ndarray,  # float64 [W]
-    v: np.ndarray,  # float64 [H]
+    coords: Sequence[np.ndarray],  # float64 [W], [H], [D]
     octaves: int,
-    rows: Tensor,  # [k, 2]
+    rows: Tensor,  # [k, d]
     predicted: tuple[Tensor, Tensor] | None = None,
 ) -> CoordFeatures:
     """All coordinate features of one lattice at the points of a product grid.
 
     Args:
-        u: Horizontal coordinates.
-        v: Vertical coordinates.
+        coords: Coordinates along each axis: horizontal, vertical, from slice to slice.
         octaves: Octaves of the axis-aligned logarithmic basis.
-        rows: Shared frequencies that need both coordinates.
-        predicted: Frequencies [N, k, 2] and phases [N, k] predicted per image, or None.
+        rows: Shared frequencies that need all coordinates.
+        predicted: Frequencies [N, k, d] and phases [N, k] predicted per image, or None.
 
     Returns:
         Features on the device of `rows` in its precision, but at least float32.
     """
     precision = torch.promote_types(rows.dtype, torch.float32)
-    cols_table, rows_table, u_tensor, v_tensor = (
-        torch.from_numpy(array).to(precision).to(rows.device)
-        for array in (axis_features(u, octaves), axis_features(v, octaves), u, v)
-    )
-    shared = fourier(u_tensor, v_tensor, rows.to(precision)) if len(rows) else None
+
+    def moved(array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(precision).to(rows.device)
+
+    tables: list[Tensor | None] = [moved(axis_features(axis, octaves)) for axis in coords]
+    cols_table, rows_table, slices_table = [*tables, None, None][:3]
+    tensors = [moved(axis) for axis in coords]
+    shared = grid_waves(tensors, rows.to(precision)) if len(rows) else None
     own = None
     if predicted is not None:
-        own = fourier(u_tensor, v_tensor, *[part.to(precision) for part in predicted])
-    return CoordFeatures(cols_table, rows_table, shared, own)
+        own = grid_waves(tensors, *[part.to(precision) for part in predicted])
+    return CoordFeatures(cols_table, rows_table, shared, own, slices_table)
+
+
+def grid_waves(
+    coords: Sequence[Tensor],  # [W], [H], [D]
+    rows: Tensor,  # [..., k, d]
+    phase: Tensor | None = None,  # [..., k]
+) -> Tensor:  # [..., 2k, D, H, W]
+    """[sin; cos](rows p + phase) on a grid along one, two or three axes.
+
+    `ops.fourier` does two; a third coordinate moves the phases from slice to slice.
+    """
+    if len(coords) == 1:
+        return point_waves(coords, rows, phase).squeeze(-2)
+    if len(coords) == 2:
+        return fourier(*coords, rows, phase)
+    u, v, z = coords
+    shift = rows[..., None, :, 2] * z[:, None]  # [..., D, k]
+    if phase is not None:
+        shift = shift + phase[..., None, :]
+    planes = rows[..., None, :, :2].expand(*shift.shape, 2)
+    waves = fourier(u, v, planes.reshape(-1, rows.shape[-2], 2), shift.reshape(-1, rows.shape[-2]))
+    return waves.reshape(*shift.shape[:-1], *waves.shape[1:]).movedim(-4, -3)
 
 
 def point_waves(
-    u: Tensor,  # [P]
-    v: Tensor,  # [P]
-    rows: Tensor,  # [..., k, 2]
+    coords: Sequence[Tensor],  # d times [P]
+    rows: Tensor,  # [..., k, d]
     phase: Tensor | None = None,  # [..., k]
 ) -> Tensor:  # [..., 2k, 1, P]
     """[sin; cos](rows_u u + rows_v v + phase) at single points, as `ops.fourier` on grids."""
-    angle = rows[..., 0:1] * u + rows[..., 1:2] * v
+    terms = [rows[..., axis : axis + 1] * p for axis, p in enumerate(coords)]
+    angle = terms[0]
+    for term in terms[1:]:
+        angle = angle + term
     if phase is not None:
         angle = angle + phase[..., None]
     return torch.cat([angle.sin(), angle.cos()], dim=-2)[..., None, :]
 
 
 def point_features(
-    u: Tensor,  # [P]
-    v: Tensor,  # [P]
+    coords: Sequence[Tensor],  # d times [P]
     octaves: int,
-    rows: Tensor,  # [k, 2]
+    rows: Tensor,  # [k, d]
     predicted: tuple[Tensor, Tensor] | None = None,
 ) -> CoordFeatures:
     """As `grid_features` at P single points, differentiable with respect to them.
 
     Args:
-        u, v: Coordinates, float64 but where the device has none.
+        coords: Coordinates, float64 but where the device has none.
         octaves, rows, predicted: As for `grid_features`.
     """
     precision = torch.promote_types(rows.dtype, torch.float32)
-    scales = (2.0 ** torch.arange(octaves, dtype=u.dtype, device=u.device)) * (math.pi / 2)
-    tables = [f(scales[:, None] * p) for p in (u, v) for f in (torch.sin, torch.cos)]
+    octave = torch.arange(octaves, dtype=coords[0].dtype, device=coords[0].device)
+    scales = (2.0**octave) * (math.pi / 2)
+    tables = [f(scales[:, None] * p) for p in coords for f in (torch.sin, torch.cos)]
     shared = torch.cat(tables).to(precision)[:, None]
-    u, v = u.to(precision), v.to(precision)
+    coords = [p.to(precision) for p in coords]
     if len(rows):
-        shared = torch.cat([shared, point_waves(u, v, rows.to(precision))])
+        shared = torch.cat([shared, point_waves(coords, rows.to(precision))])
     own = None
     if predicted is not None:
-        own = point_waves(u, v, *[part.to(precision) for part in predicted])
+        own = point_waves(coords, *[part.to(precision) for part in predicted])
     return CoordFeatures(shared=shared, own=own)
 
 

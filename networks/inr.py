@@ -214,12 +214,13 @@ class INRBlock(nn.Module):
         return x, rgb if img is None else rgb + lattice_upsample(img, *taps)
 
     def _coords(self, weights: INRBlockWeights, level: GridLevel | PointLevel) -> CoordFeatures:
-        _, height, width = self.img_shape
-        shorter = min(height, width)
+        sides = self.img_shape[1:]
         predicted = None if weights.rows is None else (weights.rows, weights.phase)
         features = point_features if isinstance(level, PointLevel) else grid_features
-        u, v = centred(level.x, width, shorter), centred(level.y, height, shorter)
-        return features(u, v, self.octaves, self.shared_rows, predicted)
+        coords = [
+            centred(along, side, min(sides)) for along, side in zip(level.coords(), reversed(sides))
+        ]
+        return features(coords, self.octaves, self.shared_rows, predicted)
 
 
 class INRSynthesis(ContinuousSynthesis):

@@ -3,11 +3,12 @@
 A level belongs to one lattice. It knows the points at which the block there is evaluated, and how
 they read the block below. `GridLevel` is the product of two axes, planned with exact fractions by
 `networks.lattice`. `PointLevel` holds P points anywhere; all tensors that belong to it are
-[..., 1, P], as of a picture of one row.
+[..., 1, P], as of a picture of one row. Both also exist with one and with three coordinates.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -34,15 +35,25 @@ def exact_dtype(device: torch.device) -> torch.dtype:
 
 
 class GridLevel(NamedTuple):
-    """H x W points, the product of two axes.
+    """H x W points, the product of two axes; or W points, or D x H x W.
 
     Attributes:
-        rows: Vertical axis.
+        rows: Vertical axis; None with one coordinate.
         cols: Horizontal axis.
+        slices: The axis of a third coordinate, z.
     """
 
-    rows: AxisLevel
+    rows: AxisLevel | None
     cols: AxisLevel
+    slices: AxisLevel | None = None
+
+    def axes(self) -> list[AxisLevel]:
+        """The axes in the order of a tensor's dimensions."""
+        return [axis for axis in (self.slices, self.rows, self.cols) if axis is not None]
+
+    def coords(self) -> list[np.ndarray]:
+        """The coordinates x, y, z, as many as there are, along their axes: float64 [W], ..."""
+        return [axis.points for axis in reversed(self.axes())]
 
     @property
     def x(self) -> np.ndarray:
@@ -56,19 +67,19 @@ class GridLevel(NamedTuple):
 
     def num_points(self) -> int:
         """Number of points."""
-        return len(self.rows.points) * len(self.cols.points)
+        return math.prod(len(axis.points) for axis in self.axes())
 
-    def taps(self, device: torch.device) -> tuple[AxisTaps, AxisTaps] | None:
+    def taps(self, device: torch.device) -> tuple[AxisTaps, ...] | None:
         """How the points read the block below, as `ops.inr_layer` takes it; None = they do not."""
-        if self.rows.taps is None:
+        if self.cols.taps is None:
             return None
-        return axis_taps(self.rows.taps, device), axis_taps(self.cols.taps, device)
+        return tuple(axis_taps(axis.taps, device) for axis in self.axes())
 
-    def table_taps(self, device: torch.device) -> tuple[AxisTaps, AxisTaps] | None:
+    def table_taps(self, device: torch.device) -> tuple[AxisTaps, ...] | None:
         """How the points read a table of the block; None = entry by entry."""
-        if self.rows.lookup.is_identity() and self.cols.lookup.is_identity():
+        if all(axis.lookup.is_identity() for axis in self.axes()):
             return None
-        return axis_taps(self.rows.lookup, device), axis_taps(self.cols.lookup, device)
+        return tuple(axis_taps(axis.lookup, device) for axis in self.axes())
 
     def mesh(self, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Functions of x and of y alone, [W] and [H], as tensors that broadcast to [H, W]."""
@@ -83,7 +94,7 @@ class PointLevel(NamedTuple):
     """P points anywhere.
 
     Attributes:
-        points: float64 [P, 2], (x, y); may carry a gradient.
+        points: float64 [P, 2], (x, y), or [P, d]; may carry a gradient.
         reads: Taps into the evaluated cells of the block below; None for the first block.
         lookup: Taps into a table with one entry per cell of the block's lattice at training size;
             None if the plan was made without tables.
@@ -103,6 +114,10 @@ class PointLevel(NamedTuple):
         """Vertical coordinates [P]."""
         return self.points[:, 1]
 
+    def coords(self) -> list[Tensor]:
+        """The coordinates x, y, z, as many as there are, of every point: [P] each."""
+        return list(self.points.unbind(1))
+
     def num_points(self) -> int:
         """Number of points."""
         return len(self.points)
@@ -121,18 +136,21 @@ class PointLevel(NamedTuple):
 
     def waves(self, u: Tensor, v: Tensor, rows: Tensor, phase: Tensor | None = None) -> Tensor:
         """sin and cos of rows_u u + rows_v v + phase, [..., 2k, 1, P]."""
-        return point_waves(u, v, rows, phase)
+        return point_waves((u, v), rows, phase)
 
 
-def grid_levels(rows: Sequence[AxisLevel], cols: Sequence[AxisLevel]) -> list[GridLevel]:
-    """Plans of both axes as one plan."""
-    return [GridLevel(row, col) for row, col in zip(rows, cols)]
+def grid_levels(*axes: Sequence[AxisLevel]) -> list[GridLevel]:
+    """Plans of all axes, in the order of a tensor's dimensions, as one plan."""
+    levels = []
+    for parts in zip(*axes):
+        slices, rows, cols = (None,) * (3 - len(parts)) + parts
+        levels.append(GridLevel(rows, cols, slices))
+    return levels
 
 
 def point_levels(
     points: Tensor,
-    heights: Sequence[int],
-    widths: Sequence[int],
+    sides: Sequence[Sequence[int]],
     sampling: Sampling,
     has_tables: bool = False,
 ) -> list[PointLevel]:
@@ -144,15 +162,16 @@ def point_levels(
     are differentiable functions of the points; the choice of cells is piecewise constant.
 
     Args:
-        points: [P, 2], (x, y), float64 but where the device has none.
-        heights, widths: Cells per axis of every block, coarse to fine.
+        points: [P, 2], (x, y), or [P, d], float64 but where the device has none.
+        sides: Cells of every block, coarse to fine: vertically, and horizontally (one sequence
+            per axis, in the order of a tensor's dimensions).
         sampling: How the lattices read each other.
         has_tables: Whether blocks read tables with one entry per cell of their lattice.
 
     Returns:
         One PointLevel per block, coarse to fine.
     """
-    lattices = list(zip(widths, heights))
+    lattices = list(zip(*reversed(sides)))
     lookup = None
     if has_tables:
         direct = Sampling(sampling.upsampling, sampling.offset)
@@ -178,42 +197,41 @@ class _CellSet(NamedTuple):
     """Some cells of a lattice.
 
     Attributes:
-        columns, rows: Those that occur, int64 [n] and [m].
-        at: Each cell's position in `columns` and in `rows`, int64 [M, 2].
+        axes: For columns, rows, slices: the indices that occur, int64 [n].
+        at: Each cell's position among those of every axis, int64 [M, d].
     """
 
-    columns: Tensor
-    rows: Tensor
+    axes: list[Tensor]
     at: Tensor
 
     def cells(self) -> Tensor:
-        """The cells, int64 [M, 2]."""
-        return self._pick(self.columns, self.rows)
+        """The cells, int64 [M, d]."""
+        return self._pick(self.axes)
 
-    def _pick(self, of_columns: Tensor, of_rows: Tensor) -> Tensor:
-        return torch.stack([of_columns[self.at[:, 0]], of_rows[self.at[:, 1]]], 1)
+    def _pick(self, values: Sequence[Tensor]) -> Tensor:
+        return torch.stack([value[at] for value, at in zip(values, self.at.unbind(1))], 1)
 
     def points(self, lattice: Sequence[int], sampling: Sampling, like: Tensor) -> Tensor:
-        """Their sample points [M, 2], correctly rounded."""
+        """Their sample points [M, d], correctly rounded."""
         values = [
             torch.from_numpy(cell_points(cells.cpu().numpy(), num, sampling.offset).values())
-            for cells, num in zip((self.columns, self.rows), lattice)
+            for cells, num in zip(self.axes, lattice)
         ]
-        return self._pick(*[value.to(like.dtype).to(like.device) for value in values])
+        return self._pick([value.to(like.dtype).to(like.device) for value in values])
 
     def reads(
         self, below: Sequence[int], own: Sequence[int], sampling: Sampling, like: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The cells of the lattice below that each reads: int64 [M, T, 2], weights [M, T]."""
+        """The cells of the lattice below that each reads: int64 [M, T, d], weights [M, T]."""
         axes = []
-        for axis, cells in enumerate((self.columns, self.rows)):
+        for axis, cells in enumerate(self.axes):
             points = cell_points(cells.cpu().numpy(), own[axis], sampling.offset)
             read, weight = map(
                 torch.from_numpy, cell_taps(points, below[axis], sampling, own[axis])
             )
             at = self.at[:, axis]
             axes.append((read.to(at.device)[at], weight.to(like.dtype).to(at.device)[at]))
-        return _corners(*axes)
+        return _corners(axes)
 
 
 def _point_reads(
@@ -235,27 +253,37 @@ def _point_reads(
         right = position - first
         cells = first.long()
         axes.append((torch.stack([cells, cells + 1], 1), torch.stack([1 - right, right], 1)))
-    return _corners(*axes)
+    return _corners(axes)
 
 
-def _corners(x: tuple[Tensor, Tensor], y: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Cells [n, t] and weights [n, t] of both axes as those of their products, t * t each."""
-    cells = torch.stack(torch.broadcast_tensors(x[0][:, None, :], y[0][:, :, None]), -1)
-    return cells.flatten(1, 2), (x[1][:, None, :] * y[1][:, :, None]).flatten(1)
+def _corners(axes: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Cells [n, t] and weights [n, t] of the axes as those of their products, t^d each."""
+    cells, weight = axes[0][0][..., None], axes[0][1]
+    for own, share in axes[1:]:
+        before = cells[:, None].expand(-1, own.shape[1], -1, -1)
+        own = own[:, :, None, None].expand(*before.shape[:3], 1)
+        cells = torch.cat([before, own], -1).flatten(1, 2)
+        weight = (weight[:, None, :] * share[:, :, None]).flatten(1)
+    return cells, weight
 
 
 def _distinct_cells(cells: Tensor) -> tuple[_CellSet, Tensor]:
-    """The distinct cells among [P, T, 2], and the position [P, T] of each one among them."""
-    columns, col_index = cells[..., 0].unique(return_inverse=True)
-    rows, row_index = cells[..., 1].unique(return_inverse=True)
-    # Numbered within the table of all these columns and rows: no overflow, wherever they are.
-    keys, index = (row_index * len(columns) + col_index).unique(return_inverse=True)
-    at = torch.stack([keys % len(columns), keys.div(len(columns), rounding_mode="floor")], 1)
-    return _CellSet(columns, rows, at), index
+    """The distinct cells among [P, T, d], and the position [P, T] of each one among them."""
+    first, index = cells[..., 0].unique(return_inverse=True)
+    axes, at = [first], torch.arange(len(first), device=cells.device)[:, None]
+    for along in cells.unbind(-1)[1:]:
+        own, own_index = along.unique(return_inverse=True)
+        # Numbered within the table of what occurs so far and of this axis: no overflow, wherever
+        # the cells are.
+        keys, index = (own_index * len(at) + index).unique(return_inverse=True)
+        own_at = keys.div(len(at), rounding_mode="floor")
+        axes, at = [*axes, own], torch.cat([at[keys % len(at)], own_at[:, None]], 1)
+    return _CellSet(axes, at), index
 
 
 def _table_taps(cells: Tensor, weight: Tensor, lattice: Sequence[int]) -> PointTaps:
     """Taps into a table with one entry per cell, whose entries at the edge continue outside."""
-    width, height = lattice
-    index = cells[..., 1].clamp(0, height - 1) * width + cells[..., 0].clamp(0, width - 1)
-    return PointTaps(index, weight, height * width)
+    index = torch.zeros_like(cells[..., 0])
+    for along, num_cells in zip(reversed(cells.unbind(-1)), reversed(lattice)):
+        index = index * num_cells + along.clamp(0, num_cells - 1)
+    return PointTaps(index, weight, math.prod(lattice))

@@ -307,15 +307,15 @@ def render_points(
         settings = (tile_budget, force_fp32, dtype)
         pairs = zip(ws.split(1), points.unbind(0))
         return torch.cat([render_points(synthesis, w, own, *settings) for w, own in pairs])
-    points = points.to(ws.device).to(exact_dtype(ws.device))
-    heights, widths = synthesis.lattices()
+    points = points.to(exact_dtype(ws.device)).to(ws.device)
+    sides = synthesis.lattices()
     theta = synthesis.measure(synthesis.compose(ws), tile_budget, force_fp32, dtype)
     num_bytes = 4 * ws.shape[0] * synthesis.live_channels(_LIVE_ACTIVATIONS)[-1]
     pending = list(points.split(max(1, tile_budget // num_bytes)))[::-1]
     parts = []
     while pending:
         part = pending.pop()
-        levels = point_levels(part, heights, widths, synthesis.sampling, synthesis.has_tables)
+        levels = point_levels(part, sides, synthesis.sampling, synthesis.has_tables)
         if len(part) > 1 and activation_bytes(synthesis, ws.shape[0], levels) > tile_budget:
             pending += part.split(-(-len(part) // 2))[::-1]
             continue

@@ -37,25 +37,29 @@ def checked_img_shape(
     return channels, height, width
 
 
-def lattice_shapes(height: int, width: int) -> list[tuple[int, int]]:
+def lattice_shapes(*sides: int) -> list[tuple[int, ...]]:
     """Cells (H_k, W_k) of every lattice of an INR pyramid, coarse to fine; the last is the image.
 
     R_1 = R / 2^k with the smallest k >= 2 that makes R_1 <= 32, or a smaller k where R_1 would
     fall below 4: max(4, min(32, R / 4)) for powers of two. Sides that do not divide are rounded
     up, so every lattice has twice the cells of the one below, less one where that is odd.
 
+    Args:
+        sides: Height and width; of signals of one or three coordinates, as many sides.
+
     Raises:
-        ValueError: The longer side is below 4.
+        ValueError: The longest side is below 4.
     """
-    longer = max(height, width)
-    if longer < SMALLEST_SIDE or min(height, width) < 1:
-        raise ValueError(f"an image needs a side of at least 4 pixels, not {width}x{height}.")
+    longer = max(sides)
+    if longer < SMALLEST_SIDE or min(sides) < 1:
+        size = "x".join(map(str, reversed(sides)))
+        raise ValueError(f"an image needs a side of at least 4 pixels, not {size}.")
     halvings = 0
     while _halved(longer, halvings + 1) >= SMALLEST_SIDE:
         if halvings >= 2 and _halved(longer, halvings) <= _LARGEST_FIRST_LATTICE:
             break
         halvings += 1
-    return [(_halved(height, k), _halved(width, k)) for k in range(halvings, -1, -1)]
+    return [tuple(_halved(side, k) for side in sides) for k in range(halvings, -1, -1)]
 
 
 def halving_shapes(height: int, width: int) -> list[tuple[int, int]]:

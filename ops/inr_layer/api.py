@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 from ops import _dispatch
@@ -9,9 +11,7 @@ from ops.inr_layer import plain, reference
 from ops.inr_layer.inputs import AxisTaps, CoordFeatures, PointTaps
 
 
-def lattice_upsample(
-    x: Tensor, rows: AxisTaps | PointTaps, cols: AxisTaps | None = None, impl: str = "auto"
-) -> Tensor:
+def lattice_upsample(x: Tensor, *taps: AxisTaps | PointTaps, impl: str = "auto") -> Tensor:
     """Reads a lattice at the points of a finer grid: y = A_rows x A_cols^T per channel.
 
     Or at single points, y = A x with x as one row of values: `lattice_upsample(x, point_taps)`.
@@ -22,28 +22,27 @@ def lattice_upsample(
     Gradients: any order in x and in the weights of `PointTaps`.
 
     Args:
-        x: Features [N, C, h, w].
-        rows: Taps of the vertical axis, `rows.size` = h, H points; or taps of P single points,
-            `rows.size` = h w.
-        cols: Taps of the horizontal axis, `cols.size` = w, W points; None for single points.
+        x: Features [N, C, h, w]; with one or three axes [N, C, w] or [N, C, d, h, w].
+        taps: Those of each axis in the order of the dimensions, so `rows, cols`: as many entries
+            as x has along it, H or W points. Or those of P single points alone, with h w entries.
         impl: "auto", or "ref" for the definition.
 
     Returns:
-        Features [N, C, H, W], or [N, C, 1, P], in the dtype of x.
+        Features [N, C, H, W] ([N, C, W], [N, C, D, H, W]), or [N, C, 1, P], in the dtype of x.
 
     Raises:
         ValueError: If the taps belong to a lattice of another size.
     """
-    if cols is None:
-        if rows.size != x.shape[2] * x.shape[3]:
-            raise ValueError(f"taps of {rows.size} values do not fit features {list(x.shape)}")
-    elif (rows.size, cols.size) != tuple(x.shape[2:]):
-        raise ValueError(
-            f"taps of a {rows.size} x {cols.size} lattice do not fit features {list(x.shape)}"
-        )
-    _dispatch.choose("inr_layer", [x, rows.index], impl)
+    sizes = [axis.size for axis in taps]
+    if isinstance(taps[0], PointTaps):
+        if sizes != [math.prod(x.shape[2:])]:
+            raise ValueError(f"taps of {sizes[0]} values do not fit features {list(x.shape)}")
+    elif sizes != list(x.shape[2:]):
+        lattice = " x ".join(map(str, sizes))
+        raise ValueError(f"taps of a {lattice} lattice do not fit features {list(x.shape)}")
+    _dispatch.choose("inr_layer", [x, taps[0].index], impl)
     path = reference if impl == "ref" else plain
-    return path.lattice_upsample(x, rows, cols)
+    return path.lattice_upsample(x, *taps)
 
 
 def inr_layer(
@@ -51,7 +50,7 @@ def inr_layer(
     x: Tensor | None = None,  # [N, I, h, w]
     bias: Tensor | None = None,  # [O] or [N, O]
     *,
-    taps: tuple[AxisTaps, AxisTaps] | tuple[PointTaps] | None = None,
+    taps: tuple[AxisTaps, ...] | tuple[PointTaps] | None = None,
     coords: CoordFeatures | None = None,
     act: str = "linear",
     gain: float | None = None,
@@ -62,14 +61,17 @@ def inr_layer(
 
     Gradients: any order in weight, x, bias and the coordinate features.
 
+    Shapes are those of two coordinates; with one or three, all have so many dimensions more or
+    less, [N, O, W] or [N, O, D, H, W].
+
     Args:
         weight: Per-sample weights [N, O, I + E]: first the columns of x, then those of the
             coordinate features in the order of `CoordFeatures`.
         x: Features [N, I, h, w] on the lattice below (with taps) or on the output grid; None for
             a layer that reads coordinates only.
         bias: [O], one per image [N, O], or None.
-        taps: Vertical and horizontal taps into the lattice of x, or those of single points alone;
-            None = x is on the output grid.
+        taps: Vertical and horizontal taps into the lattice of x (or as many as it has axes), or
+            those of single points alone; None = x is on the output grid.
         coords: Coordinate features at the points of the output grid; None = no such input.
         act: Name of an activation of `ops.bias_act.activation_funcs`.
         gain: Factor after the activation; None = the activation's default (sqrt 2 for lrelu).

@@ -24,12 +24,28 @@ _INR_DENSE_SIZE = 24
 _INR_HOMOGENEOUS = ("linear", "relu", "lrelu")
 
 
-def lattice_upsample(
-    x: Tensor, rows: AxisTaps | PointTaps, cols: AxisTaps | None = None, impl: str = "auto"
-) -> Tensor:
+def lattice_upsample(x: Tensor, *taps: AxisTaps | PointTaps, impl: str = "auto") -> Tensor:
     """y = A_rows x A_cols^T per channel. See `ops.inr_layer.api.lattice_upsample`."""
-    if cols is None:
-        return _inr_gather_points(x.flatten(2), rows)[:, :, None]
+    if isinstance(taps[0], PointTaps):
+        return _inr_gather_points(x.flatten(2), taps[0])[:, :, None]
+    if len(taps) == 1:
+        return _inr_read_axis(x, taps[0], 2)
+    if len(taps) == 3:
+        # Slice by slice; between slices first, where there are fewest values.
+        x = _inr_read_axis(x, taps[0], 2)
+        return _inr_read_plane(x.flatten(1, 2), *taps[1:]).unflatten(1, x.shape[1:3])
+    return _inr_read_plane(x, *taps)
+
+
+def _inr_read_axis(x: Tensor, taps: AxisTaps, dim: int) -> Tensor:
+    """Reads one axis of a lattice with any number of them."""
+    if taps.size <= _INR_DENSE_SIZE:
+        return (x.movedim(dim, -1) @ taps.matrix(x.dtype).t()).movedim(-1, dim)
+    return _inr_gather(x, taps, dim)
+
+
+def _inr_read_plane(x: Tensor, rows: AxisTaps, cols: AxisTaps) -> Tensor:
+    """Reads a lattice [N, C, h, w]."""
     if max(rows.size, cols.size) <= _INR_DENSE_SIZE:
         return rows.matrix(x.dtype) @ (x @ cols.matrix(x.dtype).t())
     if rows.doubling is not None and cols.doubling is not None:
@@ -54,7 +70,7 @@ def inr_layer(
     x: Tensor | None = None,  # [N, I, h, w]
     bias: Tensor | None = None,  # [O] or [N, O]
     *,
-    taps: tuple[AxisTaps, AxisTaps] | tuple[PointTaps] | None = None,
+    taps: tuple[AxisTaps, ...] | tuple[PointTaps] | None = None,
     coords: CoordFeatures | None = None,
     act: str = "linear",
     gain: float | None = None,
@@ -106,8 +122,8 @@ def _inr_add_coords(
     batch, out_channels = weight.shape[:2]
     num_own = 0 if coords.own is None else coords.own.shape[1]
     w_shared, w_own = weight.split([weight.shape[2] - num_own, num_own], dim=2)
-    height, width = coords.grid_size() if y is None else y.shape[2:]
-    shared = coords.without_own().dense(1, height, width)[0].flatten(1)
+    size = coords.grid_size() if y is None else y.shape[2:]
+    shared = coords.without_own().dense(1, *size)[0].flatten(1)
     w_shared = w_shared.reshape(batch * out_channels, -1)
     if y is not None:
         y = torch.addmm(y.reshape(batch * out_channels, -1), w_shared, shared)
@@ -119,7 +135,7 @@ def _inr_add_coords(
     y = y.view(batch, out_channels, -1)
     if coords.own is not None:
         y = torch.baddbmm(y, w_own, coords.own.flatten(2))
-    return y.unflatten(2, (height, width))
+    return y.unflatten(2, size)
 
 
 def _inr_activate(
@@ -137,7 +153,7 @@ def _inr_gather(x: Tensor, taps: AxisTaps, dim: int) -> Tensor:
     if taps.index.shape[1] == 1:
         return y
     right = taps.weight[:, 1].to(x.dtype)
-    right = right[:, None] if dim == 2 else right
+    right = right.reshape([-1] + [1] * (x.ndim - 1 - dim))
     return torch.lerp(y, x.index_select(dim, taps.index[:, 1]), right)
 
 

@@ -9,13 +9,13 @@ from ops.bias_act import bias_act
 from ops.inr_layer.inputs import AxisTaps, CoordFeatures, PointTaps
 
 
-def lattice_upsample(
-    x: Tensor, rows: AxisTaps | PointTaps, cols: AxisTaps | None = None, impl: str = "ref"
-) -> Tensor:
+def lattice_upsample(x: Tensor, *taps: AxisTaps | PointTaps, impl: str = "ref") -> Tensor:
     """y = A_rows x A_cols^T per channel. See `ops.inr_layer.api.lattice_upsample`."""
-    if cols is None:
-        return (x.flatten(2) @ rows.matrix(x.dtype).t())[:, :, None]
-    return rows.matrix(x.dtype) @ x @ cols.matrix(x.dtype).t()
+    if isinstance(taps[0], PointTaps):
+        return (x.flatten(2) @ taps[0].matrix(x.dtype).t())[:, :, None]
+    for dim, axis in enumerate(taps, start=2):
+        x = (x.movedim(dim, -1) @ axis.matrix(x.dtype).t()).movedim(-1, dim)
+    return x
 
 
 def inr_layer(
@@ -23,7 +23,7 @@ def inr_layer(
     x: Tensor | None = None,  # [N, I, h, w]
     bias: Tensor | None = None,  # [O] or [N, O]
     *,
-    taps: tuple[AxisTaps, AxisTaps] | tuple[PointTaps] | None = None,
+    taps: tuple[AxisTaps, ...] | tuple[PointTaps] | None = None,
     coords: CoordFeatures | None = None,
     act: str = "linear",
     gain: float | None = None,
@@ -36,10 +36,11 @@ def inr_layer(
     if x is not None:
         parts.append(x if taps is None else lattice_upsample(x, *taps))
     if coords is not None:
-        height, width = parts[0].shape[2:] if parts else coords.grid_size()
-        parts.append(coords.dense(batch, height, width))
+        size = parts[0].shape[2:] if parts else coords.grid_size()
+        parts.append(coords.dense(batch, *size))
     features = torch.cat(parts, dim=1)
-    y = torch.bmm(weight, features.flatten(2)).unflatten(2, features.shape[2:])
+    y = torch.bmm(weight, features.flatten(2))
     if bias is not None and bias.ndim == 2:
-        y, bias = y + bias[:, :, None, None], None
+        y, bias = y + bias[:, :, None], None
+    y = y.unflatten(2, features.shape[2:])
     return bias_act(y, bias, act=act, gain=gain, clamp=clamp, impl="ref")

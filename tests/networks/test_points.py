@@ -228,11 +228,11 @@ def test_memory_is_bounded_by_the_budget(network):
 def test_only_cells_that_are_read_are_evaluated(upsampling, taps):
     sampling = Sampling(upsampling)
     near = torch.tensor([[0.30, 0.30], [0.301, 0.301]], dtype=torch.float64)
-    levels = point_levels(near, (8, 16), (8, 16), sampling)
+    levels = point_levels(near, ((8, 16), (8, 16)), sampling)
     assert [level.num_points() for level in levels] == [taps, 2]
     assert levels[1].reads.index.shape == (2, taps)
     far = torch.tensor([[0.3, -1000.3], [1000.3, 0.301]], dtype=torch.float64)
-    levels = point_levels(far, (8, 16), (8, 16), sampling)
+    levels = point_levels(far, ((8, 16), (8, 16)), sampling)
     assert [level.num_points() for level in levels] == [2 * taps, 2]
     for row, cell in zip(levels[1].reads.index.tolist(), far.tolist()):
         centres = levels[0].points[row]
@@ -244,7 +244,7 @@ def test_cells_read_each_other_exactly(upsampling):
     """49 cells over 98: the sample point of cell 2 c, corner 2 c / 98, lies in cell c of 49."""
     sampling = Sampling(upsampling, Fraction(0))
     points = points_of_grid(type("S", (), {"sampling": sampling}), (0, 0, 1, 1), (1, 196))
-    levels = point_levels(points, (1, 1, 1), (49, 98, 196), sampling)
+    levels = point_levels(points, ((1, 1, 1), (49, 98, 196)), sampling)
     above, below = levels[1], levels[0]
     reads = (above.reads.weight[..., None] * below.points[above.reads.index]).sum(1)
     expected = above.x if upsampling == "bilinear" else (above.x * 98 / 2 + 1e-9).floor() / 49

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from networks.fourier import grid_waves, point_waves
 from ops.fourier import fourier
 
 
@@ -76,3 +77,25 @@ def test_refuses_shapes_that_do_not_fit(u, v, rows, phase, words):
             torch.zeros(rows),
             None if phase is None else torch.zeros(phase),
         )
+
+
+@pytest.mark.parametrize("batch", [(), (2,)])
+def test_waves_of_one_and_three_coordinates(batch):
+    """`networks.fourier.grid_waves` against the sines of every single point."""
+    for num_coords in (1, 2, 3):
+        coords = [torch.randn(n) for n in (4, 3, 2)][:num_coords]
+        rows, phase = torch.randn(*batch, 5, num_coords), torch.randn(*batch, 5)
+        waves = grid_waves(coords, rows, phase)
+        grid = torch.stack(torch.meshgrid(*reversed(coords), indexing="ij")[::-1], -1)
+        angle = rows @ grid.flatten(0, -2).t() + phase[..., None]
+        expected = torch.cat([angle.sin(), angle.cos()], -2).unflatten(-1, grid.shape[:-1])
+        torch.testing.assert_close(waves, expected, rtol=0, atol=1e-5)
+        without = grid_waves(coords, rows)
+        angle = angle - phase[..., None]
+        expected = torch.cat([angle.sin(), angle.cos()], -2).unflatten(-1, grid.shape[:-1])
+        torch.testing.assert_close(without, expected, rtol=0, atol=1e-5)
+        points = [c[torch.randint(len(c), [6])] for c in coords]
+        at = point_waves(points, rows, phase)
+        assert at.shape == (*batch, 10, 1, 6)
+        angle = rows @ torch.stack(points) + phase[..., None]
+        torch.testing.assert_close(at[..., :5, 0, :], angle.sin(), rtol=0, atol=1e-5)

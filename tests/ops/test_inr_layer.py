@@ -257,3 +257,39 @@ def test_layer_at_points_to_second_order(impl):
 def test_refuses_taps_of_points_of_another_lattice():
     with pytest.raises(ValueError, match="12 values"):
         lattice_upsample(torch.zeros(1, 1, 3, 5), make_point_taps(4))
+
+
+@pytest.mark.parametrize("num_axes", [1, 3])
+@pytest.mark.parametrize("upsampling", ["nearest", "bilinear"])
+@pytest.mark.parametrize("lattices", [(6, 12), (32, 64)])
+def test_one_and_three_axes(num_axes, upsampling, lattices):
+    taps = tuple(
+        make_taps(upsampling, lattices, Fraction(1, 9), Fraction(1, 3), n) for n in (3, 4, 5)
+    )[-num_axes:]
+    size = [3, 4, 5][-num_axes:]
+    x = torch.randn(2, 6, *[axis.size for axis in taps])
+    y = lattice_upsample(x, *taps)
+    assert y.shape == (2, 6, *size)
+    torch.testing.assert_close(y, lattice_upsample(x, *taps, impl="ref"), rtol=1e-5, atol=1e-6)
+    by_hand = x[1, 2].double()
+    for axis in taps:  # each turn reads the first axis and puts it last
+        by_hand = torch.tensordot(by_hand, axis.matrix(torch.float64), dims=([0], [1]))
+    torch.testing.assert_close(y[1, 2].double(), by_hand, rtol=1e-5, atol=1e-6)
+
+    tables = [torch.randn(2, n) for n in reversed(size)]  # cols, rows, slices
+    cols, rows, slices = [*tables, None, None][:3]
+    coords = CoordFeatures(cols, rows, torch.randn(4, *size), torch.randn(2, 1, *size), slices)
+    dense = coords.dense(2, *size)
+    assert coords.grid_size() == tuple(size) and coords.num_channels() == dense.shape[1]
+    for axis, table in enumerate(tables):
+        row = dense[1, 2 * axis].movedim(-1 - axis, -1).flatten(0, -2) if num_axes > 1 else dense[1]
+        torch.testing.assert_close(row[0], table[0])
+    weight, bias = torch.randn(2, 7, 6 + coords.num_channels()), torch.randn(7)
+    kwargs = {"taps": taps, "coords": coords, "act": "lrelu"}
+    actual = inr_layer(weight, x, bias, **kwargs)
+    assert actual.shape == (2, 7, *size)
+    expected = inr_layer(weight, x, bias, impl="ref", **kwargs)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=3e-5)
+    tables_only = CoordFeatures(cols, rows, slices=slices)
+    y = inr_layer(weight[:, :, : 2 * num_axes], coords=tables_only)
+    assert y.shape == (2, 7, *size)
