@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from dnnlib.cache import make_cache_dir_path
 from dnnlib.errors import FileError, MissingFileError
-from dnnlib.files import atomic_path
+from dnnlib.files import atomic_path, file_sha256
 
 _TIMEOUT_SEC = (10, 60)  # to connect: a dead network shall not cost minutes; to answer
 _MAX_NAME = 128
@@ -87,7 +87,7 @@ def open_url(
     url_md5 = hashlib.md5(url.encode("utf-8"), usedforsecurity=False).hexdigest()
     if cache:
         found = glob.glob(os.path.join(glob.escape(cache_dir), f"{url_md5}_*"))
-        if len(found) == 1 and (sha256 is None or _sha256_of_file(found[0]) == sha256):
+        if len(found) == 1 and (sha256 is None or file_sha256(found[0]) == sha256):
             return found[0] if return_filename else open(found[0], "rb")
 
     name, data = _download(url, num_attempts, verbose, sha256)
@@ -123,21 +123,13 @@ def _open_local(path: str, return_filename: bool, sha256: str | None) -> BinaryI
         raise MissingFileError(f"there is no file {path!r}") from None
     except OSError as error:
         raise FileError(f"cannot open {path!r}: {error.strerror}") from error
-    if sha256 is not None and _sha256_of_file(path) != sha256:
+    if sha256 is not None and file_sha256(path) != sha256:
         file.close()
         raise FileError(f"{path!r} does not have the expected SHA-256 {sha256}")
     if return_filename:
         file.close()
         return path
     return file
-
-
-def _sha256_of_file(path: str) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _download(url: str, num_attempts: int, verbose: bool, sha256: str | None) -> tuple[str, bytes]:

@@ -20,6 +20,7 @@ import torch
 import dnnlib
 from dnnlib import UserError
 from dnnlib.errors import FileError
+from dnnlib.files import file_sha256
 from metrics import exchange
 
 _ADDRESS = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/"
@@ -193,15 +194,6 @@ def _safe(name: str) -> str:
 
 def _short_hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def file_sha256(path: str) -> str:
-    """Return the SHA-256 of a file in hex."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _load_file(name: str, path: str, device: torch.device) -> Detector:

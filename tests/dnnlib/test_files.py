@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
 import pytest
 
 from dnnlib import util
+from dnnlib.files import file_sha256
 
 
 def test_atomic_path_publishes_at_the_end(tmp_path: Path) -> None:
@@ -51,3 +53,10 @@ def test_copy_files_and_create_dirs(tmp_path: Path) -> None:
     target = tmp_path / "new" / "deep" / "b"
     util.copy_files_and_create_dirs([(str(tmp_path / "a"), str(target))])
     assert target.read_text() == "text"
+
+
+@pytest.mark.parametrize("size", [0, 3, (1 << 20) + 1])
+def test_file_sha256(tmp_path: Path, size: int) -> None:
+    content = bytes(range(251)) * (size // 251 + 1)
+    (tmp_path / "x").write_bytes(content[:size])
+    assert file_sha256(tmp_path / "x") == hashlib.sha256(content[:size]).hexdigest()
