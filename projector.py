@@ -208,13 +208,13 @@ def _frames(
     import torch
 
     from dnnlib.progress import progress
+    from metrics.pictures import to_rgb
     from networks.sampling import draw_image
-    from training.dataset_transform import force_channels
 
     for w in progress(ws[::every], desc="Drawing frames", unit="frame"):
         image = draw_image(G, w[None], 0)
-        pair = torch.cat([target, image], dim=2).permute(1, 2, 0)
-        yield np.ascontiguousarray(force_channels(pair.numpy(), 3))
+        pair = to_rgb(torch.cat([target, image], dim=2)[None])[0]
+        yield np.ascontiguousarray(pair.permute(1, 2, 0).numpy())
 
 
 if __name__ == "__main__":
