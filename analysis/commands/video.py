@@ -65,7 +65,7 @@ class VideoOptions:
     "--class",
     "classes",
     metavar="INDEX",
-    type=dnnlib.cli.SEEDS,
+    type=dnnlib.cli.CLASSES,
     help="Class of a conditional network; several (0-9) are taken in turn, as the seeds are.",
 )
 @trunc_option

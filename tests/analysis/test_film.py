@@ -206,7 +206,7 @@ def test_without_an_encoder_the_frames_are_written(
         (["--seeds=0", "--region=0,0,1,1", "--region=0,0,1,2"], "need the same shape"),
         (["--seeds=0", "--size=0"], "is an empty picture"),
         (["--seeds=0", "--size=20000"], "makes pictures of 20000x20000 pixels"),
-        (["--seeds=0", "--class=x"], "is not a list of seeds"),
+        (["--seeds=0", "--class=x"], "is not a list of classes"),
         (["--projected-w=nothing.npz"], "nothing.npz: there is no such file"),
         (["--seeds=0", "--overscan=-1"], "-1.0 is not in the range"),
     ],
