@@ -1,13 +1,17 @@
 """Evaluates a continuous image: any region at any size, tile by tile, or any points.
 
-Works for every `ContinuousSynthesis`; knows nothing else about the network.
+Works for every `ContinuousSynthesis`; knows nothing else about the network. Written for images,
+that is for two coordinates; signals of one or three are drawn by the same functions, with sizes
+(W,) or (D, H, W), regions (x0, x1) or (x0, y0, z0, x1, y1, z1), and points (x) or (x, y, z).
 """
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
+from itertools import product
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +20,6 @@ from torch import Tensor, nn
 from networks.lattice import (
     UNIT_SQUARE,
     AxisLevel,
-    Points,
     Sampling,
     axis_levels,
     grid_points,
@@ -59,13 +62,14 @@ class ContinuousSynthesis(nn.Module):
     `b{resolution}` each) and defines
 
     * `sampling`: how its lattices lie (a property: snapshots hold plain values only);
-    * `lattices()`: cells of every level at training size, vertically and horizontally;
+    * `lattices()`: cells of every level at training size, vertically and horizontally (one tuple
+      per axis, in the order of a tensor's dimensions);
     * `live_channels(n)`: channels alive at once per level if n activations of a layer are;
     * `compose(ws)`: theta, the weights for a batch of images;
     * `evaluate(theta, levels, force_fp32, dtype)`: F at the points of a plan, [N, C, H, W].
     """
 
-    img_shape: tuple[int, int, int]
+    img_shape: tuple[int, ...]
     block_resolutions: list[int]
 
     has_tables = False
@@ -75,11 +79,12 @@ class ContinuousSynthesis(nn.Module):
         """The blocks, coarse to fine."""
         return [getattr(self, f"b{resolution}") for resolution in self.block_resolutions]
 
-    def training_levels(self) -> tuple[tuple[AxisLevel, ...], tuple[AxisLevel, ...]]:
+    def training_levels(self) -> tuple[tuple[AxisLevel, ...], ...]:
         """The plans of the training grid: vertical axis and horizontal axis."""
-        heights, widths = self.lattices()
-        rows = unit_square_levels(tuple(heights), self.sampling, self.has_tables)
-        return rows, unit_square_levels(tuple(widths), self.sampling, self.has_tables)
+        return tuple(
+            unit_square_levels(tuple(cells), self.sampling, self.has_tables)
+            for cells in self.lattices()
+        )
 
     def measure(
         self, theta: Any, tile_budget: int, force_fp32: bool, dtype: torch.dtype | None
@@ -113,8 +118,8 @@ class ContinuousSynthesis(nn.Module):
     def render(
         self,
         ws: Tensor,
-        region: Sequence[int | float | Fraction] = UNIT_SQUARE,
-        size: int | tuple[int, int] | None = None,
+        region: Sequence[int | float | Fraction] | None = None,
+        size: int | tuple[int, ...] | None = None,
         lod: str = "fixed",
         tile_budget: int = 2**28,
         force_fp32: bool = False,
@@ -138,7 +143,8 @@ class ContinuousSynthesis(nn.Module):
         """
         if points is None:
             return render_image(self, ws, region, size, lod, tile_budget, force_fp32, dtype)
-        if size is not None or lod != "fixed" or tuple(region) != UNIT_SQUARE:
+        is_whole = region is None or tuple(region) == UNIT_SQUARE
+        if size is not None or lod != "fixed" or not is_whole:
             raise ValueError("points do not go together with a region, a size or a lod")
         return render_points(self, ws, points, tile_budget, force_fp32, dtype)
 
@@ -146,8 +152,8 @@ class ContinuousSynthesis(nn.Module):
 def render_image(
     synthesis: nn.Module,
     ws: Tensor,
-    region: Sequence[int | float | Fraction] = UNIT_SQUARE,
-    size: int | tuple[int, int] | None = None,
+    region: Sequence[int | float | Fraction] | None = None,
+    size: int | tuple[int, ...] | None = None,
     lod: str = "fixed",
     tile_budget: int = 2**28,
     force_fp32: bool = False,
@@ -160,9 +166,9 @@ def render_image(
     Args:
         synthesis: A continuous synthesis network.
         ws: [N, num_ws, w_dim].
-        region: (x0, y0, x1, y1), x right, y down, the unit square is the whole image; also
+        region: (x0, y0, x1, y1), x right, y down, the unit square is the whole image (None); also
             outside of it. Floats stand for the nearest fraction with denominator <= 2**20.
-        size: (H, W) of the output, or one int for both; None = training size.
+        size: (H, W) of the output, or one int for all sides; None = training size.
         lod: "fixed" samples the same F whatever the size; "scaled" resizes the pyramid of
             lattices with the sampling rate (the paper's variant: cheaper thumbnails, other cells).
             Tables stay as they are and are read at the new cells' sample points.
@@ -177,23 +183,23 @@ def render_image(
         ValueError: If the region has no area, the size is not positive or lod is unknown.
         TypeError: If size or region hold something else than numbers.
     """
-    height, width = _render_size(synthesis, size)
-    size = height, width
-    tiles = render_tiles(synthesis, ws, region, size, lod, tile_budget, force_fp32, dtype)
+    size = _render_size(synthesis, size)
+    parts = _render_parts(synthesis, ws, region, size, lod, tile_budget, force_fp32, dtype)
     image = None
-    for top, left, pixels in tiles:
-        if tuple(pixels.shape[2:]) == (height, width):
+    for corner, pixels in parts:
+        if tuple(pixels.shape[2:]) == size:
             return pixels
         if image is None:
-            image = pixels.new_empty([*pixels.shape[:2], height, width])
-        image[:, :, top : top + pixels.shape[2], left : left + pixels.shape[3]] = pixels
+            image = pixels.new_empty([*pixels.shape[:2], *size])
+        ranges = zip(corner, pixels.shape[2:])
+        image[(..., *[slice(first, first + count) for first, count in ranges])] = pixels
     return image
 
 
 def render_tiles(
     synthesis: nn.Module,
     ws: Tensor,
-    region: Sequence[int | float | Fraction] = UNIT_SQUARE,
+    region: Sequence[int | float | Fraction] | None = None,
     size: int | tuple[int, int] | None = None,
     lod: str = "fixed",
     tile_budget: int = 2**28,
@@ -203,64 +209,98 @@ def render_tiles(
     """Like `render_image`, but yields tiles in row-major order and never holds the picture.
 
     The weights are composed once. Memory is bounded by `tile_budget` plus one tile (and, where
-    constants are measured on the training grid, by what one image of training size takes).
+    constants are measured on the training grid, by what one image of training size takes). Images
+    only: two coordinates.
     """
-    height, width = _render_size(synthesis, size)
-    x0, y0, x1, y1 = _render_region(region)
-    heights, widths = synthesis.lattices()
+    size = _render_size(synthesis, size)
+    parts = _render_parts(synthesis, ws, region, size, lod, tile_budget, force_fp32, dtype)
+    for (top, left), pixels in parts:
+        yield RenderTile(top, left, pixels)
+
+
+def _render_parts(
+    synthesis: nn.Module,
+    ws: Tensor,
+    region: Sequence[int | float | Fraction] | None,
+    size: tuple[int, ...],
+    lod: str,
+    tile_budget: int,
+    force_fp32: bool,
+    dtype: torch.dtype | None,
+) -> Iterator[tuple[tuple[int, ...], Tensor]]:
+    """`render_tiles` for any number of coordinates: (first row, first column, ...), pixels."""
+    ends = _render_region(region, len(size))
+    lattices = list(synthesis.lattices())
     if lod == "scaled":
-        heights = scaled_lattices(heights, abs(height / (y1 - y0)))
-        widths = scaled_lattices(widths, abs(width / (x1 - x0)))
+        for axis, (start, stop) in enumerate(ends):
+            lattices[axis] = scaled_lattices(lattices[axis], abs(size[axis] / (stop - start)))
     elif lod != "fixed":
         raise ValueError(f"lod must be 'fixed' or 'scaled', got {lod!r}")
     sampling: Sampling = synthesis.sampling
-    tables = synthesis.lattices() if synthesis.has_tables else (None, None)
-    rows = grid_points(y0, y1, height, sampling.offset)
-    cols = grid_points(x0, x1, width, sampling.offset)
+    tables = synthesis.lattices() if synthesis.has_tables else (None,) * len(size)
+    axes = [grid_points(*span, count, sampling.offset) for span, count in zip(ends, size)]
     theta = synthesis.measure(synthesis.compose(ws), tile_budget, force_fp32, dtype)
 
-    def plan(row_slice: Points, col_slice: Points) -> list[GridLevel]:
+    def plan(corner: Sequence[int]) -> list[GridLevel]:
         return grid_levels(
-            axis_levels(row_slice, heights, sampling, tables[0]),
-            axis_levels(col_slice, widths, sampling, tables[1]),
+            *[
+                axis_levels(points[first : first + count], cells, sampling, entries)
+                for points, first, count, cells, entries in zip(
+                    axes, corner, tile, lattices, tables
+                )
+            ]
         )
 
-    tile_height, tile_width = height, width
-    while tile_height * tile_width > 1:
+    tile = list(size)
+    while math.prod(tile) > 1:
         # Every tile reads about as many cells as the first one.
-        levels = plan(rows[:tile_height], cols[:tile_width])
+        levels = plan([0] * len(size))
         if activation_bytes(synthesis, ws.shape[0], levels) <= tile_budget:
             break
-        if tile_height >= tile_width:
-            tile_height = -(-tile_height // 2)
-        else:
-            tile_width = -(-tile_width // 2)
-    for top in range(0, height, tile_height):
-        for left in range(0, width, tile_width):
-            levels = plan(rows[top : top + tile_height], cols[left : left + tile_width])
-            pixels = synthesis.evaluate(theta, levels, force_fp32=force_fp32, dtype=dtype)
-            yield RenderTile(top, left, pixels)
+        longest = tile.index(max(tile))
+        tile[longest] = -(-tile[longest] // 2)
+    for corner in product(*[range(0, count, step) for count, step in zip(size, tile)]):
+        yield corner, synthesis.evaluate(theta, plan(corner), force_fp32=force_fp32, dtype=dtype)
 
 
-def _render_size(synthesis: Any, size: int | Sequence[int] | None) -> tuple[int, int]:
+_SIZE_WORDS = (
+    "a tuple (W,) of one integer",
+    "a pair (H, W) of integers",
+    "three integers (D, H, W)",
+)
+
+
+def _render_size(synthesis: Any, size: int | Sequence[int] | None) -> tuple[int, ...]:
     if size is None:
-        return synthesis.img_shape[1], synthesis.img_shape[2]
-    pair = (size, size) if is_integer(size) else tuple(size) if isinstance(size, Iterable) else ()
-    if len(pair) != 2 or not all(is_integer(side) for side in pair):
-        raise TypeError(f"size must be an integer or a pair (H, W) of integers, got {size!r}")
-    height, width = (operator.index(side) for side in pair)
-    if height < 1 or width < 1:
-        raise ValueError(f"size must be at least 1 x 1 pixels, got {height} x {width} (H x W)")
-    return height, width
+        return tuple(synthesis.img_shape[1:])
+    num = len(synthesis.img_shape) - 1
+    sides = (size,) * num if is_integer(size) else tuple(size) if isinstance(size, Iterable) else ()
+    if len(sides) != num or not all(is_integer(side) for side in sides):
+        raise TypeError(f"size must be an integer or {_SIZE_WORDS[num - 1]}, got {size!r}")
+    sides = tuple(operator.index(side) for side in sides)
+    if min(sides) < 1:
+        smallest, given = (" x ".join(map(str, shape)) for shape in ((1,) * num, sides))
+        order = " x ".join("DHW"[-num:])
+        raise ValueError(f"size must be at least {smallest} pixels, got {given} ({order})")
+    return sides
 
 
-def _render_region(region: Sequence[int | float | Fraction]) -> tuple[Fraction, ...]:
-    if len(region) != 4:
-        raise ValueError(f"region must be (x0, y0, x1, y1), got {tuple(region)}")
-    x0, y0, x1, y1 = (snap(value) for value in region)
-    if x0 >= x1 or y0 >= y1:
-        raise ValueError(f"region must have x0 < x1 and y0 < y1, got ({x0}, {y0}, {x1}, {y1})")
-    return x0, y0, x1, y1
+def _render_region(
+    region: Sequence[int | float | Fraction] | None, num: int
+) -> list[tuple[Fraction, Fraction]]:
+    """(start, stop) of every axis, in the order of a tensor's dimensions."""
+    if region is None:
+        return [(Fraction(0), Fraction(1))] * num
+    names = "xyz"[:num]
+    if len(region) != 2 * num:
+        entries = ", ".join([f"{name}0" for name in names] + [f"{name}1" for name in names])
+        raise ValueError(f"region must be ({entries}), got {tuple(region)}")
+    edges = [snap(value) for value in region]
+    ends = list(zip(edges[:num], edges[num:]))
+    if any(start >= stop for start, stop in ends):
+        rule = " and ".join(f"{name}0 < {name}1" for name in names)
+        raise ValueError(f"region must have {rule}, got ({', '.join(map(str, edges))})")
+    return ends[::-1]
 
 
 def activation_bytes(synthesis: Any, batch: int, levels: Sequence[GridLevel | PointLevel]) -> int:
@@ -290,6 +330,7 @@ def render_points(
         ws: [N, num_ws, w_dim].
         points: Floating point [P, 2] for all images or [N, P, 2], (x, y), x right, y down, the
             unit square is the whole image. Images with points of their own are drawn one by one.
+            As many columns as F has coordinates.
         tile_budget: Bytes of activations that may be alive at once; with gradients, each part of
             the points keeps its own until the backward pass.
         force_fp32: Run every block in float32; wins over `dtype`.
@@ -302,7 +343,7 @@ def render_points(
         ValueError: Points of another shape, not finite or farther away than `FARTHEST_POINT`.
         TypeError: Points that are no floating point tensor.
     """
-    _check_points(points, ws.shape[0])
+    _check_points(points, ws.shape[0], len(synthesis.img_shape) - 1)
     if points.ndim == 3:
         settings = (tile_budget, force_fp32, dtype)
         pairs = zip(ws.split(1), points.unbind(0))
@@ -323,13 +364,14 @@ def render_points(
     return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
 
 
-def _check_points(points: Tensor, num_images: int) -> None:
+def _check_points(points: Tensor, num_images: int, num: int) -> None:
     if not isinstance(points, Tensor) or not points.is_floating_point():
         kind = points.dtype if isinstance(points, Tensor) else type(points).__name__
         raise TypeError(f"points must be a floating point tensor, got {kind}")
     shape = list(points.shape)
-    if points.ndim not in (2, 3) or shape[-1] != 2 or points.shape[-2] == 0:
-        raise ValueError(f"points must be [P, 2] or [N, P, 2] with P of at least 1, got {shape}")
+    if points.ndim not in (2, 3) or shape[-1] != num or points.shape[-2] == 0:
+        wanted = f"[P, {num}] or [N, P, {num}] with P of at least 1"
+        raise ValueError(f"points must be {wanted}, got {shape}")
     if points.ndim == 3 and shape[0] != num_images:
         raise ValueError(f"points {shape} are for {shape[0]} images, but ws for {num_images}")
     # False for nan.
