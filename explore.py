@@ -29,6 +29,7 @@ COMMANDS = (
     "throughput",
     "upsampled-fid",
     "kpl",
+    "ablate",
 )
 """The sub-commands in the order of `--help`; each is `command` in a module of analysis/commands."""
 
