@@ -114,8 +114,8 @@ def main(
         raise dnnlib.UserError("Name the images to draw: --seeds=0-35, or --projected-w=FILE.npz.")
     if size is not None and size[0] * size[1] > MAX_PIXELS:
         raise dnnlib.UserError(
-            f"--size={size[1]}x{size[0]} is too large a picture for the memory; draw up to "
-            f"{MAX_PIXELS:,} pixels (16384x16384) at a time, part by part with --region."
+            f"--size={size[1]}x{size[0]} is too large a picture for the memory; up to "
+            f"{MAX_PIXELS:,} pixels (16384x16384) are drawn here, more by explore.py render."
         )
 
     from networks import sampling
