@@ -25,6 +25,9 @@ _TRAIN = Path(__file__).resolve().parents[1] / "train.py"
 # Where it is written, and what does not change the numbers.
 _NOT_COMPARED = ("run_dir", "data_loader_kwargs", "device", "detectors", "allow_code")
 
+# Wide enough for the names of six activations beside the title.
+_PICTURE_SIZE = (860, 480)
+
 Curve = list[tuple[int, float]]
 """Points (kimg, value) in order."""
 
@@ -191,7 +194,7 @@ def plot(curves: Mapping[str, Curve], metric: str, title: str) -> Image.Image:
     else:
         y_axis = plots.Axis(metric, min(values) - 1, max(values) + 1)
     x_axis = plots.axis_over([kimg for kimg, _value in points], "thousands of real images (kimg)")
-    return plots.line_plot(curves, x_axis, y_axis, title)
+    return plots.line_plot(curves, x_axis, y_axis, title, _PICTURE_SIZE)
 
 
 def _compared(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -95,7 +95,7 @@ def test_trains_what_is_missing_and_draws_the_curves(
         assert entry["kimg"] == [0, 1] and min(entry["fid5k"]) > 0
     numbers = [entry["fid5k"][1] for entry in report["runs"].values()]
     assert numbers[0] != numbers[1]
-    assert Image.open(tmp_path / "out" / "ablate.png").size == (640, 420)
+    assert Image.open(tmp_path / "out" / "ablate.png").size == (860, 480)
 
 
 @pytest.mark.usefixtures("trainings")
