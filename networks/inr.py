@@ -1,229 +1,18 @@
 """The INR synthesis network of `inr-gan` and `inr-gan-bil`: a pyramid of 1x1 layers.
 
-Skorokhodov et al., "Adversarial Generation of Continuous Images", on StyleGAN2's scaffolding.
-Each block lives on a lattice R_1 < ... < R_K; block k < K is a function on the cells of its
-lattice, the last block a function of the point itself. A layer multiplies features and coordinate
-features by weights composed per image (factorised multiplicative modulation, FMM).
+Skorokhodov et al., "Adversarial Generation of Continuous Images", on StyleGAN2's scaffolding: the
+signal of `networks.field` with two coordinates, under the arguments of StyleGAN2's networks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
-import torch
-from torch import Tensor, nn
-
-from networks.fourier import (
-    PREDICTED_ROWS_SCALE,
-    centred,
-    grid_features,
-    num_octaves,
-    point_features,
-    shared_rows,
-)
-from networks.lattice import Sampling
-from networks.layers import (
-    FullyConnectedLayer,
-    channels_at,
-    check_choice,
-    compute_dtype,
-)
-from networks.levels import GridLevel, PointLevel
-from networks.render import ContinuousSynthesis
-from networks.shapes import checked_img_shape, lattice_shapes, num_highest
-from ops.bias_act import bias_act
-from ops.fmm import fmm
-from ops.inr_layer import CoordFeatures, inr_layer, lattice_upsample
-
-NUM_PREDICTED_ROWS = 64
+from networks.field import ContinuousField
+from networks.shapes import checked_img_shape
 
 
-class INRBlockWeights(NamedTuple):
-    """The weights of one block for a batch of images: one slice of theta.
-
-    Attributes:
-        layers: Per layer [N, O, I + E].
-        rgb: [N, C, O].
-        rows: Frequencies [N, k, 2] predicted from w (first block), else None.
-        phase: Phases [N, k] that go with them, else None.
-    """
-
-    layers: tuple[Tensor, ...]
-    rgb: Tensor
-    rows: Tensor | None
-    phase: Tensor | None
-
-
-class INRLayer(nn.Module):
-    """Shared weight and bias of one FMM-modulated 1x1 layer, and the factors predicted from w.
-
-    Args:
-        in_channels: Input channels, coordinate features included.
-        out_channels: Output channels.
-        w_dim: Dimensionality of w.
-        rank: Rank r of the modulation.
-        fmm_activation: Row of the table in `ops.fmm`.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        w_dim: int,
-        rank: int = 10,
-        fmm_activation: str = "demod",
-    ) -> None:
-        super().__init__()
-        self.in_channels = in_channels
-        self.out_channels = out_channels
-        self.rank = rank
-        self.fmm_activation = fmm_activation
-        self.weight = nn.Parameter(torch.randn(out_channels, in_channels))
-        self.bias = nn.Parameter(torch.zeros(out_channels))
-        self.affine = FullyConnectedLayer(w_dim, (in_channels + out_channels) * rank)
-
-    def forward(self, w: Tensor) -> Tensor:
-        """Composes the weights [N, out_channels, in_channels] for w [N, w_dim]."""
-        a, b = self.affine(w).split(
-            [self.out_channels * self.rank, self.in_channels * self.rank], 1
-        )
-        a = a.unflatten(1, (self.out_channels, self.rank))
-        b = b.unflatten(1, (self.rank, self.in_channels))
-        return fmm(self.weight, a, b, self.fmm_activation)
-
-
-class INRToRGB(nn.Module):
-    """StyleGAN2's to-RGB as weights: modulated 1x1, no demodulation, no activation."""
-
-    def __init__(self, in_channels: int, img_channels: int, w_dim: int) -> None:
-        super().__init__()
-        self.weight_gain = in_channels**-0.5
-        self.weight = nn.Parameter(torch.randn(img_channels, in_channels))
-        self.bias = nn.Parameter(torch.zeros(img_channels))
-        self.affine = FullyConnectedLayer(w_dim, in_channels, bias_init=1)
-
-    def forward(self, w: Tensor) -> Tensor:
-        """Composes the weights [N, img_channels, in_channels] for w [N, w_dim]."""
-        return self.weight * (self.affine(w) * self.weight_gain)[:, None, :]
-
-
-class INRBlock(nn.Module):
-    """One lattice of the pyramid: coordinate features, a few layers, to-RGB.
-
-    Args:
-        in_channels: Channels of the block below; 0 = first block.
-        out_channels: Channels of all layers.
-        w_dim: Dimensionality of w.
-        resolution: R_k, lattice cells along the longer side at training size.
-        img_shape: (C, H, W) of the training images.
-        num_layers: Number of layers.
-        rank, fmm_activation: See `INRLayer`.
-        conv_clamp: Clamp of the layers' outputs; None = no clamp.
-        use_fp16: Whether the block runs in float16 where the device gains from it.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        w_dim: int,
-        resolution: int,
-        img_shape: Sequence[int],
-        num_layers: int,
-        rank: int = 10,
-        fmm_activation: str = "demod",
-        conv_clamp: float | None = None,
-        use_fp16: bool = False,
-    ) -> None:
-        super().__init__()
-        self.in_channels = in_channels
-        self.w_dim = w_dim
-        self.resolution = resolution
-        self.img_shape = tuple(img_shape)
-        self.img_channels = img_shape[0]
-        self.num_conv = num_layers
-        self.num_torgb = 1
-        self.conv_clamp = conv_clamp
-        self.use_fp16 = use_fp16
-        self.octaves = num_octaves(resolution)
-        self.register_buffer("shared_rows", shared_rows(resolution))
-        self.num_predicted = NUM_PREDICTED_ROWS if in_channels == 0 else 0
-        coord_channels = 2 * (2 * self.octaves + len(self.shared_rows) + self.num_predicted)
-        if self.num_predicted:
-            self.predict = FullyConnectedLayer(w_dim, 3 * self.num_predicted)
-        inputs = [in_channels + coord_channels] + [out_channels] * (num_layers - 1)
-        self.layers = nn.ModuleList(
-            INRLayer(channels, out_channels, w_dim, rank, fmm_activation) for channels in inputs
-        )
-        self.torgb = INRToRGB(out_channels, self.img_channels, w_dim)
-
-    def compose(self, ws: Tensor) -> INRBlockWeights:
-        """Composes the block's weights.
-
-        Args:
-            ws: [N, num_conv + num_torgb, w_dim].
-        """
-        rows = phase = None
-        if self.num_predicted:
-            predicted = self.predict(ws[:, 0]).unflatten(1, (self.num_predicted, 3))
-            rows, phase = predicted[:, :, :2] * PREDICTED_ROWS_SCALE, predicted[:, :, 2]
-        layers = tuple(layer(w) for layer, w in zip(self.layers, ws.unbind(1)))
-        return INRBlockWeights(layers, self.torgb(ws[:, -1]), rows, phase)
-
-    def forward(
-        self,
-        weights: INRBlockWeights,
-        x: Tensor | None,
-        img: Tensor | None,
-        level: GridLevel | PointLevel,
-        force_fp32: bool = False,
-        dtype: torch.dtype | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Evaluates the block at the points of a level.
-
-        Args:
-            weights: Result of `compose`.
-            x: Features of the block below [N, I, h, w]; None for the first block.
-            img: Image of the block below [N, C, h, w], float32; None for the first block.
-            level: H x W points and their taps into the block below (P single points: H = 1).
-            force_fp32: Run in float32; wins over `dtype`.
-            dtype: Precision of this call; None = the block's own.
-
-        Returns:
-            Features [N, O, H, W] and image [N, C, H, W] (float32).
-        """
-        device, stored = weights.rgb.device, self.torgb.bias.dtype
-        wanted = dtype or (torch.float16 if self.use_fp16 else stored)
-        dtype = compute_dtype(wanted, stored, device, force_fp32)
-        taps = level.taps(device)
-        x = None if x is None else x.to(dtype)
-        coords = self._coords(weights, level).to_dtype(dtype)
-        for index, (layer, weight) in enumerate(zip(self.layers, weights.layers)):
-            x = inr_layer(
-                weight.to(dtype),
-                x,
-                layer.bias.to(dtype),
-                taps=taps if index == 0 else None,
-                coords=coords if index == 0 else None,
-                act="lrelu",
-                clamp=self.conv_clamp,
-            )
-        rgb = inr_layer(weights.rgb.to(dtype), x).to(stored)
-        rgb = bias_act(rgb, self.torgb.bias, clamp=self.conv_clamp)
-        return x, rgb if img is None else rgb + lattice_upsample(img, *taps)
-
-    def _coords(self, weights: INRBlockWeights, level: GridLevel | PointLevel) -> CoordFeatures:
-        sides = self.img_shape[1:]
-        predicted = None if weights.rows is None else (weights.rows, weights.phase)
-        features = point_features if isinstance(level, PointLevel) else grid_features
-        coords = [
-            centred(along, side, min(sides)) for along, side in zip(level.coords(), reversed(sides))
-        ]
-        return features(coords, self.octaves, self.shared_rows, predicted)
-
-
-class INRSynthesis(ContinuousSynthesis):
+class INRSynthesis(ContinuousField):
     """Maps ws to a continuous image F(p), and renders it (design: the continuous image).
 
     Args:
@@ -256,87 +45,16 @@ class INRSynthesis(ContinuousSynthesis):
         img_shape: Sequence[int] | None = None,
         fp16_channels_last: bool = False,
     ) -> None:
-        super().__init__()
-        check_choice(upsampling, ("nearest", "bilinear"), "upsampling")
-        self.w_dim = w_dim
+        super().__init__(
+            w_dim,
+            checked_img_shape(img_shape, img_resolution, img_channels),
+            channel_base=channel_base,
+            channel_max=channel_max,
+            num_fp16_res=num_fp16_res,
+            conv_clamp=conv_clamp,
+            upsampling=upsampling,
+            rank=rank,
+            fmm_activation=fmm_activation,
+        )
         self.img_resolution = img_resolution
         self.img_resolution_log2 = (img_resolution - 1).bit_length()  # rounded up
-        self.img_channels = img_channels
-        self.img_shape = checked_img_shape(img_shape, img_resolution, img_channels)
-        self.upsampling = upsampling
-        self.num_fp16_res = num_fp16_res
-        self.block_resolutions = [max(shape) for shape in lattice_shapes(*self.img_shape[1:])]
-        in_half = num_highest(self.block_resolutions, num_fp16_res)
-        in_channels = 0
-        for resolution in self.block_resolutions:
-            out_channels = channels_at(resolution, channel_base, channel_max)
-            num_layers = 4 if in_channels == 0 else 3 if resolution >= 128 else 2
-            block = INRBlock(
-                in_channels,
-                out_channels,
-                w_dim,
-                resolution,
-                self.img_shape,
-                num_layers,
-                rank=rank,
-                fmm_activation=fmm_activation,
-                conv_clamp=conv_clamp,
-                use_fp16=resolution in in_half,
-            )
-            setattr(self, f"b{resolution}", block)
-            in_channels = out_channels
-        self.num_ws = sum(block.num_conv for block in self.blocks()) + 1
-
-    @property
-    def sampling(self) -> Sampling:
-        """How the lattices lie: sample points at the cells' centres."""
-        return Sampling(self.upsampling)
-
-    def lattices(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Cells of every block at training size: vertically, and horizontally."""
-        heights, widths = zip(*lattice_shapes(*self.img_shape[1:]))
-        return heights, widths
-
-    def live_channels(self, num_activations: int) -> list[int]:
-        """Channels alive at once per block: some activations of a layer plus its features."""
-        return [
-            num_activations * block.layers[0].out_channels + block.layers[0].in_channels
-            for block in self.blocks()
-        ]
-
-    def compose(self, ws: Tensor) -> list[INRBlockWeights]:
-        """Composes theta, the weights of all blocks, from ws [N, num_ws, w_dim].
-
-        Raises:
-            ValueError: If ws has another shape.
-        """
-        if ws.ndim != 3 or tuple(ws.shape[1:]) != (self.num_ws, self.w_dim):
-            raise ValueError(f"ws must be [N, {self.num_ws}, {self.w_dim}], got {list(ws.shape)}")
-        theta, start = [], 0
-        ws = ws.to(self.blocks()[0].torgb.bias.dtype)
-        for block in self.blocks():
-            theta.append(block.compose(ws[:, start : start + block.num_conv + 1]))
-            start += block.num_conv
-        return theta
-
-    def evaluate(
-        self,
-        theta: Sequence[INRBlockWeights],
-        levels: Sequence[GridLevel | PointLevel],
-        force_fp32: bool = False,
-        dtype: torch.dtype | None = None,
-    ) -> Tensor:
-        """Evaluates F on a product grid or at single points.
-
-        Args:
-            theta: Result of `compose`.
-            levels: The plan, one level per block (`networks.levels`).
-            force_fp32, dtype: See `INRBlock.forward`.
-
-        Returns:
-            Image [N, C, H, W], float32; of P single points [N, C, 1, P].
-        """
-        x = img = None
-        for block, weights, level in zip(self.blocks(), theta, levels):
-            x, img = block(weights, x, img, level, force_fp32, dtype)
-        return img

@@ -1,6 +1,6 @@
 """One block of the published INR-GAN's synthesis network: its layers, features and image.
 
-The arithmetic is that of `networks.inr`: 1x1 layers with factorised multiplicative modulation
+The arithmetic is that of `networks.inr_block`: 1x1 layers with factorised multiplicative modulation
 (FMM) over features and coordinate features, composed per image from w.
 """
 

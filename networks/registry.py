@@ -13,12 +13,14 @@ from torch import nn
 
 from networks import (
     discriminator,
+    field,
     generator,
     hyper,
     hyper_block,
     hyper_layers,
     hyper_mapping,
     inr,
+    inr_block,
     layers,
     mapping,
     minibatch_std,
@@ -59,6 +61,8 @@ for _module in (
     discriminator,
     stylegan2,
     render,
+    inr_block,
+    field,
     inr,
     published_fields,
     published_block,

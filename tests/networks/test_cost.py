@@ -10,7 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import networks
-from networks import cost, hyper_block, inr, published_block
+from networks import cost, hyper_block, inr_block, published_block
 from networks.presets import PRESETS
 from networks.stylegan2 import SynthesisNetwork
 from ops.inr_layer import AxisTaps, CoordFeatures
@@ -67,7 +67,7 @@ def plain_layer(
 @contextmanager
 def plain_order() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        for module in (inr, published_block, hyper_block):
+        for module in (inr_block, published_block, hyper_block):
             patch.setattr(module, "inr_layer", plain_layer)
         yield
 
