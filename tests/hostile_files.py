@@ -112,6 +112,19 @@ def tensors(marker: str) -> dict[str, bytes]:
     }
 
 
+def endless_key(as_member: bool = False) -> bytes:
+    """A dict whose key is a pair of equal pairs, 60 deep: 2^60 values to a hash function."""
+    key: tuple[Any, ...] = ()
+    for _ in range(60):
+        key = (key, key)
+    # The key as a value first, so that nothing is hashed here; then the same stream with
+    # instructions that use it.
+    stream = pickle.dumps([key], 4)
+    assert stream.endswith(b"a.") and stream.count(b"]\x94") == 1
+    stream = stream.replace(b"]\x94", b"\x8f\x94(" if as_member else b"}\x94")
+    return stream[:-2] + (b"\x90." if as_member else b"Ns.")
+
+
 def broken_streams(sound: bytes) -> dict[str, bytes]:
     """Streams with absurd lengths, misused instructions, or no pickle at all.
 
@@ -128,6 +141,8 @@ def broken_streams(sound: bytes) -> dict[str, bytes]:
         "set attributes of a function": b"ccollections\nOrderedDict\n}V_function\nI1\nsb.",
         "a list that contains itself": b"]q\x00h\x00a.",
         "deep nesting": b"]" * 200_000 + b"a" * 199_999 + b".",
+        "endless key": endless_key(),
+        "endless member of a set": endless_key(as_member=True),
         "persistent id": b"Vabc\nQ.",
         "extension code": b"\x80\x02\x82\x01.",
         "truncated": sound[:-200],

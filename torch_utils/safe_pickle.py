@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 import pickle
-import pickletools
 import re
 from collections.abc import Callable
 from fractions import Fraction
@@ -31,6 +30,7 @@ from torch_utils.pickle_records import (
     TypeRecord,
     damaged,
 )
+from torch_utils.pickle_scan import scan
 
 __all__ = [
     "ArrayRecord",
@@ -244,31 +244,12 @@ class _StorageUnpickler(pickle.Unpickler):
         return pid
 
 
-def _scan(data: bytes, start: int) -> int:
-    """Reads over one pickle without interpreting it and returns the position after it.
-
-    Every length in the stream is compared with the bytes that are there, and memo numbers with
-    the number of instructions: the C unpickler would reserve memory for both before it looks.
-    """
-    stream = io.BytesIO(data)
-    stream.seek(start)
-    for count, (opcode, argument, position) in enumerate(pickletools.genops(stream)):
-        if "PUT" in opcode.name and argument > count:
-            raise damaged(f"memo number {argument} at byte {position}")
-        if opcode.name.startswith("EXT"):
-            # The unpickler may answer these from a cache, without asking `find_class`.
-            raise damaged(f"extension code at byte {position}")
-        if opcode.name == "FRAME" and argument > len(data) - position:
-            raise damaged(f"it ends within a frame of {argument} bytes")
-    return stream.tell()
-
-
 def _decode_storage(data: bytes) -> torch.Tensor:
     """Decodes torch's stream format for one storage: five small pickles, a count, raw bytes."""
     position, headers = 0, []
     try:
         for _ in range(5):
-            end = _scan(data, position)
+            end = scan(data, position)
             headers.append(_StorageUnpickler(io.BytesIO(data[position:end])).load())
             position = end
         magic, protocol, system, (kind, dtype, key, _, numel, view), keys = headers
@@ -308,7 +289,7 @@ def load(data: bytes) -> Any:
     if data[:256].lstrip()[:1] == b"<":
         raise damaged("it looks like a web page")
     try:
-        _scan(data, 0)
+        scan(data, 0)
         return _Unpickler(io.BytesIO(data)).load()
     except _STREAM_ERRORS as error:
         raise damaged(error) from None
