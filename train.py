@@ -156,6 +156,7 @@ def main(dry_run: bool, **values: Any) -> None:
       cifar      CIFAR-10 at 32x32
     """
     options = TrainOptions(**values)
+    cli.require_outdir(options.outdir)
     config = make_config(options, dry_run)
     kwargs = config.to_dict(next_run_dir(options.outdir, config.description))
     check_run_dir(kwargs["run_dir"], options.desc)

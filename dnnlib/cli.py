@@ -335,14 +335,22 @@ def warn(message: str) -> None:
     click.echo(f"Warning: {message}", err=True)
 
 
+def require_outdir(outdir: str, option: str = "--outdir") -> None:
+    """Raise a `UserError` if no folder is named.
+
+    An empty name would be the working folder, which nobody means by an unset variable.
+    """
+    if not outdir:
+        raise UserError(f"{option}= names no folder; use {option}=. for the one you are in.")
+
+
 def make_outdir(outdir: str, option: str = "--outdir") -> Path:
     """Make the folder that a command writes to, where it is missing.
 
     Raises:
         UserError: It cannot be made, or is not a folder.
     """
-    if not outdir:  # else the working folder, which nobody means by an unset variable
-        raise UserError(f"{option}= names no folder; use {option}=. for the one you are in.")
+    require_outdir(outdir, option)
     folder = Path(outdir)
     try:
         folder.mkdir(parents=True, exist_ok=True)

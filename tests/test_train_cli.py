@@ -175,6 +175,16 @@ def test_corrupt_zip(tmp_path):
     assert "text.zip" in refused(tmp_path, f"--data={tmp_path / 'text.zip'}")
 
 
+def test_empty_outdir_is_not_the_working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = make_zip(tmp_path / "ds.zip")
+    before = listing(tmp_path)
+    result = run("--outdir=", f"--data={data}")
+    assert result.exit_code == 2
+    assert result.stderr.strip().startswith("Error: --outdir= names no folder")
+    assert listing(tmp_path) == before
+
+
 def test_outdir_that_cannot_be_written(tmp_path):
     data = make_zip(tmp_path / "ds.zip")
     (tmp_path / "file").write_text("in the way")
