@@ -25,7 +25,7 @@ import dnnlib
 import dnnlib.cli
 from analysis import digits, sheets
 
-TRAIN_KIMG = 19
+TRAIN_KIMG = 22
 """Length of the training in thousands of real images: under three minutes on two CPU cores."""
 
 PATH_LENGTH_WEIGHT = 2
