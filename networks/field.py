@@ -18,7 +18,7 @@ from networks.lattice import Sampling
 from networks.layers import channels_at, check_choice
 from networks.levels import GridLevel, PointLevel
 from networks.render import ContinuousSynthesis
-from networks.shapes import lattice_shapes, num_highest
+from networks.shapes import LARGEST_FIRST_LATTICE, lattice_shapes, num_highest
 
 
 class ContinuousField(ContinuousSynthesis):
@@ -40,9 +40,16 @@ class ContinuousField(ContinuousSynthesis):
             below.
         rank: Rank of the modulation.
         fmm_activation: Row of the table in `ops.fmm`.
+        largest_first: Cells that the coarsest lattice has at most along the longest side. Along one
+            axis a large number such as 1024 costs little and saves many blocks.
+        unit: "shortest" or "longest": the side along which the coordinate that the features are
+            functions of goes from -1 to 1; the other sides follow in proportion. The highest
+            frequency turns by at most pi/2 from cell to cell of a lattice if the unit is the
+            longest side, and by so many times more as that is longer than the shortest otherwise.
 
     Raises:
-        ValueError: Another number of coordinates, too few samples, or an unknown `upsampling`.
+        ValueError: Another number of coordinates, too few samples, an unknown `upsampling` or
+            `unit`.
     """
 
     def __init__(
@@ -56,9 +63,12 @@ class ContinuousField(ContinuousSynthesis):
         upsampling: str = "bilinear",
         rank: int = 10,
         fmm_activation: str = "demod",
+        largest_first: int = LARGEST_FIRST_LATTICE,
+        unit: str = "shortest",
     ) -> None:
         super().__init__()
         check_choice(upsampling, ("nearest", "bilinear"), "upsampling")
+        check_choice(unit, ("shortest", "longest"), "unit")
         if not 2 <= len(img_shape) <= 4:
             raise ValueError(
                 "a signal has one, two or three coordinates: img_shape is (C, W), (C, H, W) or "
@@ -69,7 +79,8 @@ class ContinuousField(ContinuousSynthesis):
         self.img_channels = img_shape[0]
         self.upsampling = upsampling
         self.num_fp16_res = num_fp16_res
-        self.block_resolutions = [max(shape) for shape in lattice_shapes(*self.img_shape[1:])]
+        self.largest_first = largest_first
+        self.block_resolutions = [max(cells) for cells in zip(*self.lattices())]
         in_half = num_highest(self.block_resolutions, num_fp16_res)
         in_channels = 0
         for resolution in self.block_resolutions:
@@ -86,6 +97,7 @@ class ContinuousField(ContinuousSynthesis):
                 fmm_activation=fmm_activation,
                 conv_clamp=conv_clamp,
                 use_fp16=resolution in in_half,
+                unit=unit,
             )
             setattr(self, f"b{resolution}", block)
             in_channels = out_channels
@@ -98,7 +110,8 @@ class ContinuousField(ContinuousSynthesis):
 
     def lattices(self) -> tuple[tuple[int, ...], ...]:
         """Cells of every block at training size: vertically, and horizontally."""
-        return tuple(zip(*lattice_shapes(*self.img_shape[1:])))
+        shapes = lattice_shapes(*self.img_shape[1:], largest_first=self.largest_first)
+        return tuple(zip(*shapes))
 
     def live_channels(self, num_activations: int) -> list[int]:
         """Channels alive at once per block: some activations of a layer plus its features."""

@@ -4,7 +4,7 @@ Coordinates: u = (2x - 1) W / min(H, W), v = (2y - 1) H / min(H, W), so that the
 square image is [-1, 1] x [-1, 1], x right, y down, and pixels of a non-square one stay square.
 Frequencies are in radians per unit of u and v. With one or three coordinates the shortest side of
 the signal takes the place of min(H, W). Lists of coordinates are in the order x, y, z, which is
-that of a tensor's dimensions from the last one.
+that of a tensor's dimensions from the last one. The longest side may be the unit instead.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def num_octaves(num_cells: int) -> int:
     return max(1, math.ceil(math.log2(num_cells)))
 
 
-def centred(points: np.ndarray | Tensor, side: int, shorter: int) -> np.ndarray | Tensor:
-    """Maps image-side units to centred coordinates: (2p - 1) side / shorter, same precision."""
-    return (2 * points - 1) * (side / shorter)
+def centred(points: np.ndarray | Tensor, side: int, unit: int) -> np.ndarray | Tensor:
+    """Maps image-side units to centred coordinates: (2p - 1) side / unit, same precision."""
+    return (2 * points - 1) * (side / unit)
 
 
 def axis_features(coordinate: np.ndarray, octaves: int) -> np.ndarray:

@@ -112,6 +112,7 @@ class INRBlock(nn.Module):
         rank, fmm_activation: See `INRLayer`.
         conv_clamp: Clamp of the layers' outputs; None = no clamp.
         use_fp16: Whether the block runs in float16 where the device gains from it.
+        unit: "shortest" or "longest", the side along which the centred coordinate is -1 to 1.
     """
 
     def __init__(
@@ -126,6 +127,7 @@ class INRBlock(nn.Module):
         fmm_activation: str = "demod",
         conv_clamp: float | None = None,
         use_fp16: bool = False,
+        unit: str = "shortest",
     ) -> None:
         super().__init__()
         self.in_channels = in_channels
@@ -137,6 +139,7 @@ class INRBlock(nn.Module):
         self.num_torgb = 1
         self.conv_clamp = conv_clamp
         self.use_fp16 = use_fp16
+        self.unit = unit
         self.octaves = num_octaves(resolution)
         num_coords = len(self.img_shape) - 1
         self.register_buffer("shared_rows", shared_rows(resolution, num_coords))
@@ -208,9 +211,10 @@ class INRBlock(nn.Module):
 
     def _coords(self, weights: INRBlockWeights, level: GridLevel | PointLevel) -> CoordFeatures:
         sides = self.img_shape[1:]
+        unit = max(sides) if self.unit == "longest" else min(sides)
         predicted = None if weights.rows is None else (weights.rows, weights.phase)
         features = point_features if isinstance(level, PointLevel) else grid_features
         coords = [
-            centred(along, side, min(sides)) for along, side in zip(level.coords(), reversed(sides))
+            centred(along, side, unit) for along, side in zip(level.coords(), reversed(sides))
         ]
         return features(coords, self.octaves, self.shared_rows, predicted)

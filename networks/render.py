@@ -213,6 +213,8 @@ def render_tiles(
     only: two coordinates.
     """
     size = _render_size(synthesis, size)
+    if len(size) != 2:
+        raise ValueError(f"tiles are parts of images, of two coordinates; this has {len(size)}")
     parts = _render_parts(synthesis, ws, region, size, lod, tile_budget, force_fp32, dtype)
     for (top, left), pixels in parts:
         yield RenderTile(top, left, pixels)

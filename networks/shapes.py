@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 SMALLEST_SIDE = 4
 LARGEST_LAST_SIDE = 7
-_LARGEST_FIRST_LATTICE = 32
+LARGEST_FIRST_LATTICE = 32
 
 
 def checked_img_shape(
@@ -37,7 +37,9 @@ def checked_img_shape(
     return channels, height, width
 
 
-def lattice_shapes(*sides: int) -> list[tuple[int, ...]]:
+def lattice_shapes(
+    *sides: int, largest_first: int = LARGEST_FIRST_LATTICE
+) -> list[tuple[int, ...]]:
     """Cells (H_k, W_k) of every lattice of an INR pyramid, coarse to fine; the last is the image.
 
     R_1 = R / 2^k with the smallest k >= 2 that makes R_1 <= 32, or a smaller k where R_1 would
@@ -46,6 +48,7 @@ def lattice_shapes(*sides: int) -> list[tuple[int, ...]]:
 
     Args:
         sides: Height and width; of signals of one or three coordinates, as many sides.
+        largest_first: In place of 32.
 
     Raises:
         ValueError: The longest side is below 4.
@@ -56,7 +59,7 @@ def lattice_shapes(*sides: int) -> list[tuple[int, ...]]:
         raise ValueError(f"an image needs a side of at least 4 pixels, not {size}.")
     halvings = 0
     while _halved(longer, halvings + 1) >= SMALLEST_SIDE:
-        if halvings >= 2 and _halved(longer, halvings) <= _LARGEST_FIRST_LATTICE:
+        if halvings >= 2 and _halved(longer, halvings) <= largest_first:
             break
         halvings += 1
     return [tuple(_halved(side, k) for side in sides) for k in range(halvings, -1, -1)]
