@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -28,8 +30,12 @@ def test_by_hand(enabled: None) -> None:
 
 
 def test_off_by_default() -> None:
-    assert gradfix.enabled is False
-    assert gradfix.weight_gradients_disabled is False
+    # A fresh copy of the module: training loops of other tests have switched the shared one on.
+    spec = importlib.util.spec_from_file_location("fresh_gradfix", gradfix.__file__)
+    fresh = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(fresh)
+    assert fresh.enabled is False
+    assert fresh.weight_gradients_disabled is False
 
 
 @pytest.mark.parametrize("op", [conv2d, conv_transpose2d])
