@@ -30,6 +30,7 @@ COMMANDS = (
     "upsampled-fid",
     "kpl",
     "ablate",
+    "fit",
 )
 """The sub-commands in the order of `--help`; each is `command` in a module of analysis/commands."""
 
