@@ -73,7 +73,7 @@ def test_a_sound_at_three_times_its_rate(tmp_path: Path) -> None:
     assert decibels((waves(at_samples) @ tone).T - data.values) > 40
     true = (waves(at_thirds) @ tone).T
     repeated = np.repeat(data.values, 3, axis=1)
-    assert decibels(fine.values - true) > max(24, decibels(repeated - true) + 6)
+    assert decibels(fine.values - true) > decibels(repeated - true) + 4
     with Image.open(tmp_path / "out" / "fit.png") as sheet:
         assert sheet.width > 600 and np.asarray(sheet.convert("L")).std() > 10
 
@@ -110,15 +110,15 @@ def test_a_film_and_what_happens_between_its_frames() -> None:
     """Trained on every third frame; of the others, which were recorded too, it never saw one."""
     film = record_film(24, 24, 8)
     data = Signal("pan", np.ascontiguousarray(film[:, 1::3]))
-    decoder, _seconds = fit.fit([data], fit.FitOptions(steps=300, channels=48))
+    decoder, _seconds = fit.fit([data], fit.FitOptions(500, 0.1, channels=48))
     (same,) = fit.read_back(decoder, [data], Fraction(1))
-    assert fit.psnr(same, data) > 23
+    assert fit.psnr(same, data) > 25
     fine = decoder.read(0, (24, 24, 24)).clip(-1, 1)
     np.testing.assert_allclose(fine[:, 1::3], same.values, rtol=0, atol=1e-4)
     between = [index for index in range(24) if index % 3 != 1]
     unseen = decibels(fine[:, between] - film[:, between])
     nearest = decibels(np.repeat(data.values, 3, axis=1)[:, between] - film[:, between])
-    assert unseen > nearest + 0.5 and unseen > fit.psnr(same, data) - 3
+    assert unseen > nearest + 1
 
 
 def test_films_and_volumes_by_the_command(tmp_path: Path) -> None:
