@@ -143,7 +143,7 @@ def _norms(rows: Tensor) -> np.ndarray:
 def _fixed_rows(block: nn.Module) -> list[Tensor]:
     """The rows [k, 2] that a block of any kind shares between images, at least one part."""
     none = torch.zeros(0, 2)
-    if hasattr(block, "octaves"):  # networks.inr
+    if hasattr(block, "octaves"):  # networks.inr_block
         axis = (2.0 ** torch.arange(block.octaves)) * (math.pi / 2)
         zero = torch.zeros_like(axis)
         rows = block.shared_rows.detach().cpu()
