@@ -289,3 +289,60 @@ def test_a_script_with_a_metric_of_its_own_that_also_projects(folder: Path, snap
     line = json.loads((results / "metric-mean_distance.jsonl").read_text(encoding="utf-8"))
     assert line["results"]["mean_distance"] > 0
     assert line["metric"] == "mean_distance"
+
+
+def command_line(folder: Path, script: str, *options: str) -> None:
+    """Runs a command of this repository the way a user does, in an empty environment of caches."""
+    detectors = folder / "detectors"
+    tiny_detectors.make(detectors)
+    environment = {
+        **os.environ,
+        "GAN_DETECTOR_DIR": str(detectors),
+        "DNNLIB_CACHE_DIR": str(folder / "cache"),
+    }
+    result = subprocess.run(
+        [sys.executable, str(ROOT / script), *options],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+
+
+def picture(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def test_every_command_takes_the_network_of_such_a_training(folder: Path, snapshot: Path) -> None:
+    network = f"--network={snapshot}"
+    command_line(folder, "generate.py", network, "--seeds=1-2", "--class=1", "--outdir=images")
+    drawn = picture(folder / "images" / "seed0001.png")
+    assert drawn.shape == (SIDE, SIDE, 3)
+
+    command_line(folder, "legacy.py", f"--source={snapshot}", "--dest=net.safetensors")
+    again = "--network=net.safetensors"
+    command_line(folder, "generate.py", again, "--seeds=1", "--class=1", "--outdir=again")
+    assert np.array_equal(picture(folder / "again" / "seed0001.png"), drawn)
+
+    options = ["--rows=1,2", "--cols=3", "--styles=0-1", "--class=1", "--outdir=mix"]
+    command_line(folder, "style_mixing.py", network, *options)
+    assert np.array_equal(picture(folder / "mix" / "1-1.png"), drawn)
+    assert picture(folder / "mix" / "grid.png").shape == (3 * SIDE, 2 * SIDE, 3)
+
+    options = ["--target=images/seed0001.png", "--class=1", "--num-steps=3", "--outdir=found"]
+    command_line(folder, "projector.py", network, *options)
+    with np.load(folder / "found" / "projected_w.npz") as archive:
+        assert archive["w"].dtype == np.float32 and archive["w"].ndim == 3
+    options = ["--projected-w=found/projected_w.npz", "--class=1", "--outdir=found"]
+    command_line(folder, "generate.py", network, *options)
+    found = picture(folder / "found" / "proj.png")
+    assert np.array_equal(picture(folder / "found" / "proj00.png"), found)
+
+    # The mark of a run directory, which train.py writes.
+    (snapshot.parent / "training_options.json").write_text("{}", encoding="utf-8")
+    command_line(folder, "calc_metrics.py", network, "--metrics=fid5k", "--device=cpu")
+    line = json.loads((snapshot.parent / "metric-fid5k.jsonl").read_text(encoding="utf-8"))
+    assert line["snapshot_pkl"] == snapshot.name and line["results"]["fid5k"] > 0
