@@ -70,6 +70,7 @@ from metrics.names import METRIC_NAMES, parse_metrics
     help="Truncation of the generated images; published numbers have none (1).",
 )
 @dnnlib.cli.detector_option
+@dnnlib.cli.dtype_option
 @dnnlib.cli.device_option
 @dnnlib.cli.allow_code_option
 def main(metrics: str, **options: Any) -> None:

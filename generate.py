@@ -92,6 +92,7 @@ class Job:
     "lattices with the size.",
 )
 @click.option("--grid", is_flag=True, help="Also put all images on one sheet, grid.png.")
+@dnnlib.cli.dtype_option
 @dnnlib.cli.device_option
 @dnnlib.cli.allow_code_option
 def main(
@@ -106,6 +107,7 @@ def main(
     region: tuple[Fraction, Fraction, Fraction, Fraction] | None,
     lod: str | None,
     grid: bool,
+    dtype: str | None,
     device: str,
     allow_code: bool,
 ) -> None:
@@ -142,9 +144,10 @@ def main(
     else:
         sampling.check_truncation(G, psi)
         jobs = list(_seed_jobs(seeds or [], sampling.check_classes(G, classes)))
+    precision = sampling.check_dtype(G, dtype)
     folder = dnnlib.cli.make_outdir(outdir)
 
-    images = (draw(G, job, projected, psi, noise_mode, view) for job in jobs)
+    images = (draw(G, job, projected, psi, noise_mode, view, precision) for job in jobs)
     _write_images(jobs, images, folder, grid)
 
 
@@ -155,6 +158,7 @@ def draw(
     psi: float,
     noise_mode: str,
     view: dict[str, Any],
+    dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
     """Draw one image: uint8 [C, H, W] on the CPU.
 
@@ -167,6 +171,7 @@ def draw(
         psi: truncation; 1 = none.
         noise_mode: "const", "random" or "none"; ignored by networks without noise.
         view: arguments of `synthesis.render`; empty = the training grid.
+        dtype: precision of the blocks; None = each block's own.
     """
     from networks import sampling
 
@@ -174,7 +179,7 @@ def draw(
         ws, noise_seed = projected[job.row : job.row + 1], job.row
     else:
         ws, noise_seed = sampling.ws_of_seed(G, job.seed, job.label, psi), job.seed
-    return sampling.draw_image(G, ws, noise_seed, noise_mode, view)
+    return sampling.draw_image(G, ws, noise_seed, noise_mode, view, dtype)
 
 
 def _seed_jobs(seeds: list[int], classes: list[int] | None) -> Iterator[Job]:

@@ -69,6 +69,7 @@ MAX_PIXELS = 16384 * 16384
     default="const",
     help="Per-pixel noise of networks that have it.",
 )
+@dnnlib.cli.dtype_option
 @dnnlib.cli.device_option
 @dnnlib.cli.allow_code_option
 def main(
@@ -80,6 +81,7 @@ def main(
     psi: float,
     label: int | None,
     noise_mode: str,
+    dtype: str | None,
     device: str,
     allow_code: bool,
 ) -> None:
@@ -102,6 +104,7 @@ def main(
             f"{len(row_seeds)} rows of {len(col_seeds)} pictures of {width}x{height} pixels are "
             f"too many for one sheet of at most {MAX_PIXELS:,} pixels; choose fewer seeds."
         )
+    precision = sampling.check_dtype(G, dtype)
     folder = dnnlib.cli.make_outdir(outdir)
 
     seeds = dict.fromkeys([*row_seeds, *col_seeds])
@@ -111,7 +114,8 @@ def main(
     )
     images = {}
     for row, col in progress(list(pairs), desc="Generating", unit="image"):
-        images[row, col] = sampling.draw_image(G, mix(ws[row], ws[col], styles), row, noise_mode)
+        mixed = mix(ws[row], ws[col], styles)
+        images[row, col] = sampling.draw_image(G, mixed, row, noise_mode, dtype=precision)
         write_image(folder / f"{row}-{col}.png", images[row, col])
     write_image(folder / "grid.png", mixing_grid(images, row_seeds, col_seeds))
     print(f"Wrote {len(images)} images and grid.png to {folder}")

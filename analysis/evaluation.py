@@ -18,10 +18,11 @@ from dnnlib import UserError
 from metrics import exchange, metric_main
 from metrics.names import GENERATED_ONLY
 from metrics.progress import ProgressMonitor
-from networks.sampling import image_shape
+from networks.sampling import check_dtype, image_shape
 from networks.snapshot_file import read_snapshot
 from torch_utils import custom_ops, distributed, misc
 from torch_utils.host_memory import keep_freed_memory
+from torch_utils.precision import DTYPES, dtype_name
 from training.inputs import choose_device
 
 DATASET_CLASS = "training.dataset.ImageFolderDataset"
@@ -44,6 +45,7 @@ class Evaluation:
         batch: Images at a time; None = every metric's own number.
         psi: Truncation of the generated images; 1 = none.
         allow_code: Run the file's own code, and use a data set class that it names.
+        dtype: Precision of the generator, a choice of `--dtype`; None = its own.
     """
 
     network: str
@@ -58,11 +60,19 @@ class Evaluation:
     batch: int | None = None
     psi: float = 1
     allow_code: bool = False
+    dtype: str | None = None
 
     def say(self, text: str = "") -> None:
         """Print a line, on process 0 and if `verbose`."""
         if self.verbose and distributed.is_main():
             print(text, flush=True)
+
+    def generator_kwargs(self) -> dict[str, Any]:
+        """Further arguments of `G(z, c, ...)`."""
+        kwargs: dict[str, Any] = {} if self.psi == 1 else {"truncation_psi": self.psi}
+        if self.dtype is not None:
+            kwargs["dtype"] = DTYPES[self.dtype]
+        return kwargs
 
 
 def evaluate(job: Evaluation) -> None:
@@ -78,6 +88,9 @@ def evaluate(job: Evaluation) -> None:
     job.say(f'Loading network from "{job.network}"...')
     snapshot = read_snapshot(job.network, allow_code=job.allow_code)
     G = snapshot["G_ema"].eval().requires_grad_(False)
+    # "auto" is decided, and told, once; the processes get the name of what was found.
+    dtype = check_dtype(G, job.dtype, device)
+    job = dataclasses.replace(job, dtype=dtype and dtype_name(dtype))
     dataset_kwargs = find_dataset(job, G, snapshot["training_set_kwargs"])
     if dataset_kwargs:
         job.say("Dataset options:")
@@ -163,7 +176,7 @@ def evaluate_in_process(
         misc.print_module_summary(G, inputs)
     options = {
         "G": G,
-        "G_kwargs": {} if job.psi == 1 else {"truncation_psi": job.psi},
+        "G_kwargs": job.generator_kwargs(),
         "dataset_kwargs": dataset_kwargs,
         "num_gpus": job.gpus,
         "rank": rank,

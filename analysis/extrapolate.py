@@ -12,6 +12,7 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import nn
 
@@ -60,7 +61,13 @@ def whole_pixels(
     return (x0, y0, x1, y1), (height, width)
 
 
-def extrapolate(G: nn.Module, subject: Subject, span: Range, zoom: int = 1) -> View:
+def extrapolate(
+    G: nn.Module,
+    subject: Subject,
+    span: Range,
+    zoom: int = 1,
+    dtype: torch.dtype | None = None,
+) -> View:
     """Draws one image over one range, with samples where the training grid has its own.
 
     Args:
@@ -68,9 +75,11 @@ def extrapolate(G: nn.Module, subject: Subject, span: Range, zoom: int = 1) -> V
         subject: The image.
         span: (low, high) along both axes, in units of the image.
         zoom: Samples per pixel of the training grid, along each axis.
+        dtype: Precision of the blocks; None = each block's own.
     """
     region, size = whole_pixels(G.img_shape, span, zoom)
-    image = sampling.draw_image(G, subject.ws, subject.seed, view={"region": region, "size": size})
+    seen = {"region": region, "size": size}
+    image = sampling.draw_image(G, subject.ws, subject.seed, view=seen, dtype=dtype)
     return View(subject.name, span, region, to_picture(image))
 
 

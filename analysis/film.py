@@ -126,6 +126,7 @@ def frames(
     grid: tuple[int, int],
     view: dict[str, Any] | None = None,
     path: Sequence[View] | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Iterator[np.ndarray]:
     """Draws the film frame by frame.
 
@@ -136,6 +137,7 @@ def frames(
         grid: (columns, rows).
         view: Arguments of `synthesis.render` other than the region; None = the training grid.
         path: One region per frame; None = the whole image.
+        dtype: Precision of the blocks; None = each block's own.
 
     Returns:
         uint8 [H, W, 3]; transparent pixels on white, one channel repeated.
@@ -148,7 +150,7 @@ def frames(
         if seen is not None and path is not None:
             seen["region"] = path[index]
         cells = [
-            sampling.draw_image(G, w[None].to(device), noise_seed=0, view=seen)
+            sampling.draw_image(G, w[None].to(device), noise_seed=0, view=seen, dtype=dtype)
             for w in torch.from_numpy(ws).to(torch.float32)
         ]
         yield tile_grid(to_rgb(torch.stack(cells)), grid).permute(1, 2, 0).numpy()

@@ -77,6 +77,7 @@ def frame(
     amount: float,
     psi: float = 1,
     size: tuple[int, int] | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Draws one picture on the way from one image to another.
 
@@ -87,25 +88,26 @@ def frame(
         amount: 0 = first, 1 = second.
         psi: Truncation, with which the subjects' ws were made.
         size: (H, W); None = training size.
+        dtype: Precision of the blocks; None = each block's own.
 
     Returns:
         uint8 [C, H, W] on the CPU.
     """
+    how = {"size": size, "dtype": dtype}
     with torch.inference_mode():
         if space == "pixels":
-            ends = [G.synthesis.render(subject.ws, size=size) for subject in (first, second)]
+            ends = [G.synthesis.render(subject.ws, **how) for subject in (first, second)]
             return to_uint8(blend(*ends, amount))[0].cpu()
         if space == "theta":
             theta = blended_weights(G.synthesis, first.ws, second.ws, amount)
-            return to_uint8(render_image(_WithTheta(G.synthesis, theta), first.ws, size=size))[
-                0
-            ].cpu()
+            between = _WithTheta(G.synthesis, theta)
+            return to_uint8(render_image(between, first.ws, **how))[0].cpu()
         if space == "w":
             ws = blend(first.ws, second.ws, amount)
         else:
             ends = [_latent_and_class(G, subject) for subject in (first, second)]
             ws = G.mapping(*blend(*ends, amount), truncation_psi=psi)
-        return to_uint8(G.synthesis.render(ws, size=size))[0].cpu()
+        return to_uint8(G.synthesis.render(ws, **how))[0].cpu()
 
 
 def frames(
@@ -115,17 +117,18 @@ def frames(
     steps: int,
     psi: float = 1,
     size: tuple[int, int] | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Iterator[Tensor]:
     """All pictures of a path through several images: `steps` from each to the next, ends included.
 
     Args:
-        G, space, psi, size: As `frame`.
+        G, space, psi, size, dtype: As `frame`.
         subjects: At least two.
         steps: Pictures per pair, at least 2; an image between two pairs comes once.
     """
     for index, (first, second) in enumerate(zip(subjects, subjects[1:])):
         for step in range(0 if index == 0 else 1, steps):
-            yield frame(G, first, second, space, step / (steps - 1), psi, size)
+            yield frame(G, first, second, space, step / (steps - 1), psi, size, dtype)
 
 
 def measure(pictures: Sequence[Tensor], space: str) -> list[dict[str, Any]]:

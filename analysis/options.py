@@ -27,6 +27,7 @@ class DrawingOptions:
         outdir: Folder to write to.
         device: A choice of `--device`.
         allow_code: Whether the snapshot may run code of its own.
+        dtype: A choice of `--dtype`; None = not given, or no such option.
     """
 
     network: str
@@ -36,6 +37,7 @@ class DrawingOptions:
     outdir: str
     device: str
     allow_code: bool
+    dtype: str | None = None
 
 
 class _Span(click.ParamType):
@@ -191,11 +193,14 @@ def lod_option(func: Callable[..., Any]) -> Callable[..., Any]:
     )(func)
 
 
-def drawing_options(seeds: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def drawing_options(
+    seeds: str, any_precision: bool = True
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add all options that say which images to draw, as one parameter `options: DrawingOptions`.
 
     Args:
         seeds: Default of `--seeds`.
+        any_precision: Whether there is `--dtype`; not where nothing is drawn, nor for gradients.
     """
 
     def decorate(func: Callable[..., Any]) -> Callable[..., Any]:
@@ -204,6 +209,7 @@ def drawing_options(seeds: str) -> Callable[[Callable[..., Any]], Callable[..., 
         for add in (
             dnnlib.cli.allow_code_option,
             dnnlib.cli.device_option,
+            *([dnnlib.cli.dtype_option] if any_precision else []),
             outdir_option,
             trunc_option,
             class_option,
@@ -222,7 +228,7 @@ def _gathering(func: Callable[..., Any], kind: type, name: str) -> Callable[...,
 
     @functools.wraps(func)
     def gathered(**kwargs: Any) -> Any:
-        values = {field: kwargs.pop(field) for field in fields}
+        values = {field: kwargs.pop(field) for field in fields if field in kwargs}
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return func(**{name: kind(**values)}, **kwargs)
 

@@ -22,6 +22,7 @@ import dnnlib
 from analysis.picture_streams import TIFF_HINT, WRITERS, has_tiff
 from analysis.subjects import Subject
 from dnnlib.progress import progress
+from metrics.provenance import generator_dtype
 from networks import sampling
 from networks.lattice import UNIT_SQUARE
 from networks.render import render_tiles
@@ -40,12 +41,14 @@ class View:
         region: (x0, y0, x1, y1), 0, 0, 1, 1 is the whole image.
         lod: How the function is sampled, see `networks.render.render_image`.
         tile_budget: Bytes of activations that may be alive at once.
+        dtype: Precision of the blocks; None = each block's own.
     """
 
     size: tuple[int, int]
     region: tuple[int | float | Fraction, ...] = UNIT_SQUARE
     lod: str = "fixed"
     tile_budget: int = 2**27
+    dtype: torch.dtype | None = None
 
 
 @torch.inference_mode()
@@ -67,7 +70,8 @@ def draw_bands(
         uint8 [h, W, C], together H rows.
     """
     band, top = None, 0
-    tiles = render_tiles(synthesis, ws, view.region, view.size, view.lod, view.tile_budget)
+    how = (view.region, view.size, view.lod, view.tile_budget)
+    tiles = render_tiles(synthesis, ws, *how, dtype=view.dtype)
     for tile in tiles:
         pixels = to_uint8(tile.pixels)[0].permute(1, 2, 0).cpu().numpy()
         height, width, channels = pixels.shape
@@ -169,6 +173,7 @@ def render_subject(
         "height": height,
         "region": [str(edge) for edge in view.region],
         "lod": view.lod,
+        "dtype": generator_dtype(G, {"dtype": view.dtype}, sampling.device_of(G)),
         "seconds": seconds,
         "megapixels_per_second": height * width / seconds / 1e6,
     }

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import nn
 
@@ -42,7 +43,11 @@ class Enlargement(NamedTuple):
 
 
 def enlarge(
-    G: nn.Module, subject: Subject, size: tuple[int, int], lod: str = "fixed"
+    G: nn.Module,
+    subject: Subject,
+    size: tuple[int, int],
+    lod: str = "fixed",
+    dtype: torch.dtype | None = None,
 ) -> Enlargement:
     """Enlarges one image by each method.
 
@@ -51,9 +56,11 @@ def enlarge(
         subject: The image.
         size: (H, W) of the large pictures.
         lod: How the function is sampled, see `networks.render.render_image`.
+        dtype: Precision of the blocks; None = each block's own.
     """
-    small = to_picture(sampling.draw_image(G, subject.ws, subject.seed))
-    drawn = sampling.draw_image(G, subject.ws, subject.seed, view={"size": size, "lod": lod})
+    small = to_picture(sampling.draw_image(G, subject.ws, subject.seed, dtype=dtype))
+    view = {"size": size, "lod": lod}
+    drawn = sampling.draw_image(G, subject.ws, subject.seed, view=view, dtype=dtype)
     height, width = size
     large = {name: small.resize((width, height), how) for name, how in INTERPOLATIONS.items()}
     return Enlargement(subject.name, small, {**large, INR: to_picture(drawn)})

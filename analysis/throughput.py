@@ -12,8 +12,8 @@ from torch import nn
 import dnnlib
 from analysis.bench import synchronize
 from networks import sampling
+from torch_utils.precision import DTYPES
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MIN_WARMUP = 3
 
 
@@ -31,12 +31,12 @@ def forward(G: nn.Module, batch: int, precision: str) -> Callable[[], torch.Tens
     Args:
         G: Any generator in evaluation mode.
         batch: Number of images.
-        precision: A name of `PRECISIONS`, of all blocks.
+        precision: A name of `torch_utils.precision.DTYPES`, of all blocks.
     """
     device = sampling.device_of(G)
     z = sampling.latents(range(batch), G.z_dim).to(device)
     c = sampling.one_hot(0 if G.c_dim else None, G.c_dim, batch).to(device)
-    options: dict[str, Any] = {"dtype": PRECISIONS[precision]}
+    options: dict[str, Any] = {"dtype": DTYPES[precision]}
     if precision == "fp32":
         options = {"force_fp32": True}
     return lambda: G(z, c, noise_mode="const", **options)

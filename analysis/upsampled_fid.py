@@ -51,17 +51,21 @@ class Enlarging(nn.Module):
         self._size = size
         self._lod = lod
 
-    def forward(self, z: Tensor, c: Tensor, **kwargs: Any) -> Tensor:
+    def forward(
+        self, z: Tensor, c: Tensor, dtype: torch.dtype | None = None, **kwargs: Any
+    ) -> Tensor:
         """Images, float32 [N, C, H, W], about [-1, 1].
 
         Args:
             z, c: As for the generator.
+            dtype: Precision of the blocks; None = each block's own.
             kwargs: Of the mapping network.
         """
         ws = self.G.mapping(z, c, **kwargs)
+        how: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
         if self._method == INR:
-            return self.G.synthesis.render(ws, size=self._size, lod=self._lod)
-        return interpolate(self.G.synthesis(ws), self._size, self._method)
+            return self.G.synthesis.render(ws, size=self._size, lod=self._lod, **how)
+        return interpolate(self.G.synthesis(ws, **how), self._size, self._method)
 
 
 def interpolate(images: Tensor, size: tuple[int, int], method: str) -> Tensor:

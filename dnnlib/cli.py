@@ -278,6 +278,21 @@ def device_option(func: Callable[..., Any]) -> Callable[..., Any]:
     )(func)
 
 
+def dtype_option(func: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--dtype fp32|bf16|fp16|auto` (parameter `dtype`, None if not given) to a command.
+
+    `torch_utils.precision.resolve_dtype` turns it into the precision to compute in.
+    """
+    return click.option(
+        "--dtype",
+        type=click.Choice(["fp32", "bf16", "fp16", "auto"]),
+        default=None,
+        show_default="the network's own, which is fp32 on a CPU",
+        help="Precision of the synthesis network; auto = the fastest that the device has "
+        "instructions for.",
+    )(func)
+
+
 class _Detector(click.ParamType):
     """NAME=PATH of a feature detector; the value is the pair (name, path)."""
 
@@ -328,6 +343,11 @@ def allow_code_option(func: Callable[..., Any]) -> Callable[..., Any]:
         is_flag=True,
         help="Run the file's own code if it contains something unknown; only for trusted files.",
     )(func)
+
+
+def note(message: str) -> None:
+    """Print a line on stderr, apart from the results on stdout."""
+    click.echo(message, err=True)
 
 
 def warn(message: str) -> None:

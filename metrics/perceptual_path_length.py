@@ -17,6 +17,7 @@ from metrics.detectors import VGG16_URL, Detector
 from metrics.feature_collection import Sampler, load_detector_for, next_indices
 from metrics.options import MetricOptions
 from metrics.pictures import to_rgb
+from metrics.provenance import generator_dtype
 
 _DETECTOR_SIZE = 256
 # Arguments of G(...) that belong to its mapping; the rest goes to its synthesis.
@@ -94,6 +95,9 @@ class PathSampler:
         # What the gradient is taken of must be smooth: float32.
         self._synthesis_kwargs: dict[str, Any] = {"noise_mode": "random", "force_fp32": True}
         self._synthesis_kwargs |= {k: v for k, v in kwargs.items() if k not in _MAPPING_ARGUMENTS}
+        opts.provenance["dtype"] = generator_dtype(
+            self._sampler.G, self._synthesis_kwargs, opts.device
+        )
 
     @torch.no_grad()
     def __call__(self, indices: Sequence[int]) -> torch.Tensor:

@@ -22,12 +22,15 @@ def collect(opts: MetricOptions) -> dnnlib.EasyDict:
         10 bits); device; version (of this project); torch.
     """
     G_kwargs = {name: _plain(value) for name, value in opts.G_kwargs.items()}
+    noted = dict(opts.provenance)
+    if "dtype" not in noted:
+        given = (opts.G_kwargs, opts.device)
+        noted["dtype"] = None if opts.G is None else generator_dtype(opts.G, *given)
     return dnnlib.EasyDict(
-        **opts.provenance,
+        **noted,
         seed=opts.seed,
         psi=G_kwargs.get("truncation_psi", 1),
         G_kwargs=G_kwargs,
-        dtype=None if opts.G is None else generator_dtype(opts.G, opts.G_kwargs, opts.device),
         tf32=torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32,
         device=device_name(opts.device),
         version=project_version(),
@@ -45,11 +48,14 @@ def generator_dtype(G: nn.Module, G_kwargs: dict[str, Any], device: torch.device
     dtypes = {str(p.dtype).removeprefix("torch.") for p in G.parameters() if p.is_floating_point()}
     if G_kwargs.get("force_fp32", False):
         return "+".join(sorted(dtypes))
-    if G_kwargs.get("dtype") is not None:
-        dtypes.add(str(G_kwargs["dtype"]).removeprefix("torch."))
+    dtype = G_kwargs.get("dtype")
     # Blocks in half precision use float32 where there is no CUDA.
-    if device.type == "cuda" and any(getattr(m, "use_fp16", False) for m in G.modules()):
-        dtypes.add("float16")
+    half = device.type == "cuda" and any(getattr(m, "use_fp16", False) for m in G.modules())
+    if dtype is None and half:
+        dtype = torch.float16
+    # Nothing computes in float16 on a CPU.
+    if dtype is not None and (dtype, device.type) != (torch.float16, "cpu"):
+        dtypes.add(str(dtype).removeprefix("torch."))
     return "+".join(sorted(dtypes))
 
 

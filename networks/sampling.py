@@ -6,6 +6,7 @@ how many others are drawn with it: the sum of a dot product is rounded different
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ import dnnlib
 import dnnlib.cli
 from torch_utils.array_file import read_arrays
 from torch_utils.images import to_uint8
+from torch_utils.precision import resolve_dtype
 
 
 def latents(seeds: Sequence[int], z_dim: int) -> torch.Tensor:
@@ -91,6 +93,27 @@ def check_truncation(G: nn.Module, psi: float) -> None:
         )
 
 
+def check_dtype(
+    G: nn.Module, name: str | None, device: torch.device | None = None
+) -> torch.dtype | None:
+    """Precision to draw in, as `--dtype` names it; see `torch_utils.precision.resolve_dtype`.
+
+    Args:
+        G: Generator.
+        name: What the user chose; None = nothing.
+        device: Where G is going to compute; None = where its weights are.
+
+    Raises:
+        dnnlib.UserError: The network's own code knows no such argument.
+    """
+    if name is not None and "dtype" not in inspect.signature(G.synthesis.forward).parameters:
+        raise dnnlib.UserError(
+            f"--dtype={name} is for networks of this project; this one runs code of its own, in "
+            "its own precision."
+        )
+    return resolve_dtype(name, device or device_of(G))
+
+
 def ws_of_seed(
     G: nn.Module, seed: int, label: int | None = None, truncation_psi: float = 1
 ) -> torch.Tensor:
@@ -118,6 +141,7 @@ def draw_image(
     noise_seed: int,
     noise_mode: str = "const",
     view: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
     """Draw one image: uint8 [C, H, W] on the CPU.
 
@@ -128,20 +152,26 @@ def draw_image(
             image, so that an image does not depend on those drawn before.
         noise_mode: "const", "random" or "none"; ignored by networks without noise.
         view: Arguments of `synthesis.render`; None or empty = the training grid.
+        dtype: Precision of the blocks, see `check_dtype`; None = each block's own.
 
     Raises:
         dnnlib.UserError: The image holds values that are not finite.
     """
     torch.manual_seed(noise_seed)
+    # Networks that run code of their own do not know the argument.
+    precision = {} if dtype is None else {"dtype": dtype}
     with torch.inference_mode():
         if view:
-            image = G.synthesis.render(ws, **view)
+            image = G.synthesis.render(ws, **view, **precision)
         else:
-            image = G.synthesis(ws, noise_mode=noise_mode)
+            image = G.synthesis(ws, noise_mode=noise_mode, **precision)
         if not image.isfinite().all():
+            cure = "an earlier snapshot, or a --trunc nearer to 1"
+            if dtype == torch.float16:
+                cure = "--dtype=fp32 or bf16, whose range is larger than that of fp16"
             raise dnnlib.UserError(
                 "The network draws values that are not finite, which no picture file can hold; use "
-                "an earlier snapshot, or a --trunc nearer to 1."
+                f"{cure}."
             )
         return to_uint8(image)[0].cpu()
 

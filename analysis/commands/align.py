@@ -14,7 +14,7 @@ _FPS = 8
 
 
 @dnnlib.cli.command("align")
-@drawing_options(seeds="0")
+@drawing_options(seeds="0", any_precision=False)
 @click.option(
     "--target",
     "target_path",

@@ -37,15 +37,17 @@ def command(
     from analysis.records import write_csv
     from analysis.subjects import check_pixels, open_subjects, write_picture
     from dnnlib.progress import progress
+    from networks.sampling import check_dtype
 
     G, subjects = open_subjects(options)
     sizes = [extrapolate.whole_pixels(G.img_shape, span, zoom)[1] for span in spans]
     total = (max(height for height, _ in sizes) * len(subjects), sum(width for _, width in sizes))
     check_pixels(total, "--range with all seeds")
+    dtype = check_dtype(G, options.dtype)
     folder = dnnlib.cli.make_outdir(options.outdir)
     rows = []
     for subject in progress(subjects, desc="Extrapolating", unit="image"):
-        rows.append([extrapolate.extrapolate(G, subject, span, zoom) for span in spans])
+        rows.append([extrapolate.extrapolate(G, subject, span, zoom, dtype) for span in spans])
         for index, view in enumerate(rows[-1]):
             write_picture(view.picture, folder / f"{view.name}-range{index}.png")
     write_picture(extrapolate.sheet(rows), folder / "extrapolate.png")

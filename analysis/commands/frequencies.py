@@ -7,7 +7,7 @@ from analysis.options import DrawingOptions, drawing_options
 
 
 @dnnlib.cli.command("frequencies")
-@drawing_options(seeds="0-127")
+@drawing_options(seeds="0-127", any_precision=False)
 def command(options: DrawingOptions) -> None:
     """Histograms of coordinate frequencies.
 

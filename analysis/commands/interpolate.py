@@ -55,6 +55,7 @@ def command(
     from analysis.subjects import check_pixels, open_subjects, to_picture, write_picture
     from analysis.video import INSTALL_HINT, can_write_video, write_video
     from dnnlib.progress import progress
+    from networks.sampling import check_dtype
 
     if video and not can_write_video():
         raise dnnlib.UserError(f"--video needs a film encoder that is missing: {INSTALL_HINT}")
@@ -66,12 +67,13 @@ def command(
     pairs = len(subjects) - 1
     height, width = size or G.img_shape[1:]
     check_pixels((height * pairs * len(spaces), width * steps), "--steps with all seeds and spaces")
+    how = (options.psi, size, check_dtype(G, options.dtype))
     folder = dnnlib.cli.make_outdir(options.outdir)
     rows, strips, names = [], [], []
     with progress(len(spaces) * pairs, desc="Interpolating", unit="strip") as bar:
         for first, second in zip(subjects, subjects[1:]):
             for space in spaces:
-                drawn = interpolate.frames(G, [first, second], space, steps, options.psi, size)
+                drawn = interpolate.frames(G, [first, second], space, steps, *how)
                 pictures = list(drawn)
                 path = {"from": first.name, "to": second.name}
                 rows += [{**path, **row} for row in interpolate.measure(pictures, space)]
@@ -82,7 +84,7 @@ def command(
     write_csv(folder / "interpolate.csv", rows)
     if video:
         for space in spaces:
-            drawn = interpolate.frames(G, subjects, space, frames, options.psi, size)
+            drawn = interpolate.frames(G, subjects, space, frames, *how)
             total = pairs * (frames - 1) + 1
             with progress(total, desc=f"Film in {space}", unit="frame") as bar:
                 write_video(folder / f"interpolate-{space}.mp4", _film(drawn, bar), fps=fps)

@@ -54,6 +54,7 @@ def command(
     from analysis import streaming
     from analysis.records import write_json
     from analysis.subjects import open_generator, subjects
+    from networks.sampling import check_dtype
 
     streaming.check_request(size, format_name)
     G = open_generator(options.network, options.device, options.allow_code)
@@ -61,8 +62,9 @@ def command(
         found = subjects(G, options.seeds, options.classes, options.psi)
     else:
         found = streaming.projected_subjects(G, projected_w)
+    dtype = check_dtype(G, options.dtype)
     folder = dnnlib.cli.make_outdir(options.outdir)
-    view = streaming.View(size or G.img_shape[1:], region, lod)
+    view = streaming.View(size or G.img_shape[1:], region, lod, dtype=dtype)
     for subject in found:
         record = streaming.render_subject(G, subject, view, folder, format_name)
         write_json(folder / f"{subject.name}.json", record)

@@ -25,14 +25,16 @@ def command(options: DrawingOptions, size: tuple[int, int] | None, lod: str) -> 
     from analysis.records import write_csv
     from analysis.subjects import check_pixels, open_subjects, write_picture
     from dnnlib.progress import progress
+    from networks.sampling import check_dtype
 
     G, subjects = open_subjects(options)
     height, width = size or tuple(4 * side for side in G.img_shape[1:])
     check_pixels((height * len(subjects), width * len(superres.COLUMNS)), "--size with all seeds")
+    dtype = check_dtype(G, options.dtype)
     folder = dnnlib.cli.make_outdir(options.outdir)
     found = []
     for subject in progress(subjects, desc="Enlarging", unit="image"):
-        enlargement = superres.enlarge(G, subject, (height, width), lod)
+        enlargement = superres.enlarge(G, subject, (height, width), lod, dtype)
         found.append(enlargement)
         write_picture(enlargement.small, folder / f"{enlargement.name}.png")
         for method, picture in enlargement.large.items():

@@ -54,6 +54,7 @@ _METHODS = ("nearest", "bilinear", "bicubic", "inr")
 @trunc_option
 @lod_option
 @dnnlib.cli.detector_option
+@dnnlib.cli.dtype_option
 @dnnlib.cli.device_option
 @dnnlib.cli.allow_code_option
 def command(methods: list[str], **options: Any) -> None:
@@ -69,7 +70,7 @@ def command(methods: list[str], **options: Any) -> None:
     from analysis.subjects import open_generator, write_picture
     from metrics.detectors import find_detector
     from metrics.progress import ProgressMonitor
-    from networks.sampling import check_truncation, device_of
+    from networks.sampling import check_dtype, check_truncation, device_of
 
     network, psi = options["network"], options["psi"]
     continuous = upsampled_fid.INR in methods
@@ -78,6 +79,9 @@ def command(methods: list[str], **options: Any) -> None:
     dataset_kwargs, shape = _dataset(options["data"], G.c_dim)
     scale = upsampled_fid.scale_of(G, shape, f"--data={options['data']}")
     find_detector("inception-2015-12-05", options["detectors"])
+    dtype = check_dtype(G, options["dtype"])
+    given = {"truncation_psi": None if psi == 1 else psi, "dtype": dtype}
+    G_kwargs = {name: value for name, value in given.items() if value is not None}
     folder = dnnlib.cli.make_outdir(options["outdir"])
     found, depends_on = upsampled_fid.study(
         G,
@@ -86,7 +90,7 @@ def command(methods: list[str], **options: Any) -> None:
         options["num_real"],
         options["num_fake"],
         options["lod"],
-        G_kwargs={} if psi == 1 else {"truncation_psi": psi},
+        G_kwargs=G_kwargs,
         dataset_kwargs=dataset_kwargs,
         device=device_of(G),
         progress=ProgressMonitor(verbose=True),

@@ -46,6 +46,7 @@ class VideoOptions:
     overscan: float
     size: tuple[int, int] | None
     lod: str
+    dtype: str | None
     device: str
     allow_code: bool
 
@@ -131,6 +132,7 @@ class VideoOptions:
     "as trained, in the first --region]",
 )
 @lod_option
+@dnnlib.cli.dtype_option
 @dnnlib.cli.device_option
 @dnnlib.cli.allow_code_option
 def command(**values: Any) -> None:
@@ -143,6 +145,8 @@ def command(**values: Any) -> None:
     from analysis.records import write_json
     from analysis.subjects import check_pixels, open_generator
     from dnnlib.progress import progress
+    from metrics.provenance import generator_dtype
+    from networks.sampling import check_dtype, device_of
 
     camera = bool(options.regions or options.size or options.overscan or options.lod != "fixed")
     output = _check_output(options.output)
@@ -160,9 +164,10 @@ def command(**values: Any) -> None:
     check_pixels((size[0] * rows, size[1] * columns), "--grid with this size of a frame")
     keyframes = film.keyframe_ws(G, plan, options.psi, given)
     view = {"size": size, "lod": options.lod} if camera else None
+    dtype = check_dtype(G, options.dtype)
     folder = dnnlib.cli.make_outdir(str(output.parent), "--output")
     with progress(total, desc="Filming", unit="frame") as bar:
-        drawn = film.frames(G, keyframes, options.w_frames, (columns, rows), view, path)
+        drawn = film.frames(G, keyframes, options.w_frames, (columns, rows), view, path, dtype)
         written = _write(output, _counted(drawn, bar), options.fps)
     report = folder / f"{output.stem}.json"
     write_json(
@@ -175,6 +180,7 @@ def command(**values: Any) -> None:
             "grid": [columns, rows],
             "w_frames": options.w_frames,
             "truncation_psi": options.psi,
+            "dtype": generator_dtype(G, {"dtype": dtype}, device_of(G)),
             "keyframes": [[key._asdict() for key in keys] for keys in plan],
             "views": None if path is None else [[float(edge) for edge in v] for v in path],
         },
