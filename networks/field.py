@@ -153,6 +153,8 @@ class ContinuousField(ContinuousSynthesis):
             Image [N, C, H, W], float32; of P single points [N, C, 1, P].
         """
         x = img = None
-        for block, weights, level in zip(self.blocks(), theta, levels):
-            x, img = block(weights, x, img, level, force_fp32, dtype)
+        blocks = self.blocks()
+        for block, weights, level in zip(blocks, theta, levels):
+            is_last = block is blocks[-1]
+            x, img = block(weights, x, img, level, force_fp32, dtype, want_features=not is_last)
         return img

@@ -23,9 +23,9 @@ from networks.fourier import (
 )
 from networks.layers import FullyConnectedLayer, compute_dtype
 from networks.levels import GridLevel, PointLevel
-from ops.bias_act import bias_act
 from ops.fmm import fmm
-from ops.inr_layer import CoordFeatures, inr_layer, lattice_upsample
+from ops.inr_block import inr_block
+from ops.inr_layer import CoordFeatures
 
 NUM_PREDICTED_ROWS = 64
 
@@ -174,7 +174,8 @@ class INRBlock(nn.Module):
         level: GridLevel | PointLevel,
         force_fp32: bool = False,
         dtype: torch.dtype | None = None,
-    ) -> tuple[Tensor, Tensor]:
+        want_features: bool = True,
+    ) -> tuple[Tensor | None, Tensor]:
         """Evaluates the block at the points of a level.
 
         Args:
@@ -185,29 +186,27 @@ class INRBlock(nn.Module):
                 one or three axes all tensors have one dimension less or more.
             force_fp32: Run in float32; wins over `dtype`.
             dtype: Precision of this call; None = the block's own.
+            want_features: Whether the features are wanted; the last block's are not.
 
         Returns:
-            Features [N, O, H, W] and image [N, C, H, W] (float32).
+            Features [N, O, H, W] (None unless wanted) and image [N, C, H, W] (float32).
         """
         device, stored = weights.rgb.device, self.torgb.bias.dtype
         wanted = dtype or (torch.float16 if self.use_fp16 else stored)
         dtype = compute_dtype(wanted, stored, device, force_fp32)
-        taps = level.taps(device)
-        x = None if x is None else x.to(dtype)
-        coords = self._coords(weights, level).to_dtype(dtype)
-        for index, (layer, weight) in enumerate(zip(self.layers, weights.layers)):
-            x = inr_layer(
-                weight.to(dtype),
-                x,
-                layer.bias.to(dtype),
-                taps=taps if index == 0 else None,
-                coords=coords if index == 0 else None,
-                act="lrelu",
-                clamp=self.conv_clamp,
-            )
-        rgb = inr_layer(weights.rgb.to(dtype), x).to(stored)
-        rgb = bias_act(rgb, self.torgb.bias, clamp=self.conv_clamp)
-        return x, rgb if img is None else rgb + lattice_upsample(img, *taps)
+        return inr_block(
+            [weight.to(dtype) for weight in weights.layers],
+            [layer.bias.to(dtype) for layer in self.layers],
+            weights.rgb.to(dtype),
+            self.torgb.bias,
+            None if x is None else x.to(dtype),
+            img,
+            taps=level.taps(device),
+            coords=self._coords(weights, level).to_dtype(dtype),
+            act="lrelu",
+            clamp=self.conv_clamp,
+            want_features=want_features,
+        )
 
     def _coords(self, weights: INRBlockWeights, level: GridLevel | PointLevel) -> CoordFeatures:
         sides = self.img_shape[1:]

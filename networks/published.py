@@ -195,7 +195,8 @@ class PublishedSynthesis(ContinuousSynthesis):
         sides = self.lattices()[0]
         for block, weights in zip(self.blocks(), theta):
             level = levels[sides.index(block.resolution)]
-            x, img, weights = block(weights, x, img, level, force_fp32, dtype)
+            wanted = not block.is_last
+            x, img, weights = block(weights, x, img, level, force_fp32, dtype, wanted)
             used.append(weights)
         return img, used
 

@@ -17,8 +17,8 @@ from networks.layers import FullyConnectedLayer, compute_dtype, conv_weight, res
 from networks.levels import GridLevel, PointLevel
 from networks.published_config import PublishedSettings, published_settings
 from networks.published_fields import PublishedCoordFuser
-from ops.bias_act import bias_act
 from ops.fmm import fmm
+from ops.inr_block import inr_block
 from ops.inr_layer import inr_layer, lattice_upsample
 
 _INSTANCE_NORM_EPS = 1e-8
@@ -251,7 +251,8 @@ class PublishedBlock(nn.Module):
         level: GridLevel | PointLevel,
         force_fp32: bool = False,
         dtype: torch.dtype | None = None,
-    ) -> tuple[Tensor, Tensor, PublishedBlockWeights]:
+        want_features: bool = True,
+    ) -> tuple[Tensor | None, Tensor, PublishedBlockWeights]:
         """Evaluates the block at the points of a level.
 
         Args:
@@ -263,9 +264,11 @@ class PublishedBlock(nn.Module):
                 points: H = 1).
             force_fp32: Run in float32; wins over `dtype`.
             dtype: Precision of this call; None = the block's own.
+            want_features: Whether the features are wanted; the last block's are not.
 
         Returns:
-            Features [N, O, H, W], image [N, C, H, W] (float32), and the weights with scales.
+            Features [N, O, H, W] (None unless wanted), image [N, C, H, W] (float32), and the
+            weights with scales.
         """
         device, stored = weights.rgb.device, self.torgb.bias.dtype
         wanted = dtype or (torch.float16 if self.use_fp16 else stored)
@@ -275,26 +278,42 @@ class PublishedBlock(nn.Module):
         fuser = self.fuser()
         coords = None if fuser is None else fuser(level, weights.predicted, dtype)
         scales: list[Tensor | None] = []
-        for index, (layer, weight) in enumerate(zip(self.layers(), weights.layers)):
-            scale = weights.scales[index]
-            if layer.instance_norm:
-                scale = _inverse_std(x, stored) if scale is None else scale
-                weight = weight * scale[:, None, :]
+        pending: list[tuple[Tensor, Tensor]] = []
+        for layer, weight, scale in zip(self.layers(), weights.layers, weights.scales):
+            if layer.instance_norm and scale is None:
+                # Measured on the grid, which the layers below have to draw first.
+                if img is not None and taps is not None:
+                    img = lattice_upsample(img, *taps)
+                for matrix, bias in pending:
+                    x = inr_layer(
+                        matrix,
+                        x,
+                        bias,
+                        taps=taps,
+                        coords=coords,
+                        act="lrelu",
+                        clamp=self.conv_clamp,
+                    )
+                    taps = coords = None
+                pending = []
+                scale = _inverse_std(x, stored)
             scales.append(scale)
-            x = inr_layer(
-                weight.to(dtype),
-                x,
-                layer.bias.to(dtype),
-                taps=taps if index == 0 else None,
-                coords=coords if index == 0 else None,
-                act=layer.activation,
-                clamp=self.conv_clamp,
-            )
-        rgb = inr_layer(weights.rgb.to(dtype), x).to(stored)
-        rgb = bias_act(rgb, self.torgb.bias, clamp=self.conv_clamp)
-        if img is not None:
-            rgb = rgb + (img if taps is None else lattice_upsample(img, *taps))
-        return x, rgb, weights._replace(scales=tuple(scales))
+            if layer.instance_norm:
+                weight = weight * scale[:, None, :]
+            pending.append((weight.to(dtype), layer.bias.to(dtype)))
+        x, img = inr_block(
+            *zip(*pending),
+            weights.rgb.to(dtype),
+            self.torgb.bias,
+            x,
+            img,
+            taps=taps,
+            coords=coords,
+            act="lrelu",
+            clamp=self.conv_clamp,
+            want_features=want_features,
+        )
+        return x, img, weights._replace(scales=tuple(scales))
 
 
 def _make_fuser(

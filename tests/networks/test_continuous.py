@@ -204,7 +204,9 @@ class _CountPoints:
         self.handles = [block.register_forward_hook(self) for block in synthesis.blocks()]
 
     def __call__(self, module, inputs, output):
-        self.points.append(output[0].shape[2] * output[0].shape[3])
+        features, image = output[:2]
+        points = image if features is None else features  # the last block has no features
+        self.points.append(points.shape[2] * points.shape[3])
 
     def close(self):
         for handle in self.handles:

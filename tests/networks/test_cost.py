@@ -10,9 +10,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import networks
-from networks import cost, hyper_block, inr_block, published_block
+from networks import cost, hyper_block, published_block
 from networks.presets import PRESETS
 from networks.stylegan2 import SynthesisNetwork
+from ops.inr_block import plain as plain_block
 from ops.inr_layer import AxisTaps, CoordFeatures
 from ops.inr_layer.reference import inr_layer as defined_layer
 
@@ -67,7 +68,7 @@ def plain_layer(
 @contextmanager
 def plain_order() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        for module in (inr_block, published_block, hyper_block):
+        for module in (plain_block, published_block, hyper_block):
             patch.setattr(module, "inr_layer", plain_layer)
         yield
 

@@ -1,0 +1,125 @@
+"""Public entry point of `inr_block`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from ops import _dispatch
+from ops.inr_block import plain, reference
+from ops.inr_layer.inputs import AxisTaps, CoordFeatures, PointTaps
+
+
+def inr_block(
+    layers: Sequence[Tensor],  # [N, O, I (+ E)] each
+    biases: Sequence[Tensor],  # [O] or [N, O] each
+    rgb: Tensor,  # [N, C, O]
+    rgb_bias: Tensor,  # [C]
+    x: Tensor | None = None,  # [N, I, h, w]
+    img: Tensor | None = None,  # [N, C, h, w]
+    *,
+    taps: tuple[AxisTaps, ...] | tuple[PointTaps] | None = None,
+    coords: CoordFeatures | None = None,
+    act: str = "lrelu",
+    gain: float | None = None,
+    clamp: float | None = None,
+    want_features: bool = True,
+    impl: str = "auto",
+) -> tuple[Tensor | None, Tensor]:  # [N, O, H, W], [N, C, H, W]
+    """One block of a continuous image: a few 1x1 layers, to-RGB, and the image of the block below.
+
+    x_1 = act(W_1 [up(x)(p); e(p)] + b_1) * gain, x_k = act(W_k x_{k-1} + b_k) * gain, each clamped;
+    image = clamp(W_rgb x_K + b_rgb) + up(img)(p).
+
+    Gradients: any order in all tensors, by the composition of `ops.inr_layer`.
+
+    Shapes are those of two coordinates; with one or three, x, img and the results have so many
+    dimensions more or less.
+
+    Args:
+        layers: Per-sample weights, those of the first layer [N, O, I + E] as of
+            `ops.inr_layer.inr_layer`, those of the others [N, O, O].
+        biases: Per layer [O], or one per image, [N, O].
+        rgb: Weights of to-RGB [N, C, O].
+        rgb_bias: [C], in the dtype of the image (float32 as a rule).
+        x: Features of the block below [N, I, h, w], or [N, I, H, W] without taps; None for a block
+            that reads coordinates only.
+        img: Image of the block below [N, C, h, w] (or [N, C, H, W]) in the dtype of rgb_bias, or
+            None.
+        taps: How x and img are read, see `ops.inr_layer.inr_layer`.
+        coords: Coordinate features that the first layer reads; None = no such input.
+        act: Name of an activation of `ops.bias_act.activation_funcs`.
+        gain: Factor after the activation; None = the activation's default (sqrt 2 for lrelu).
+        clamp: Limit of |x_k| and of |W_rgb x_K + b_rgb|; None = no limit.
+        want_features: Whether the features are wanted; the last block's are not.
+        impl: "auto", or "ref" for the definition.
+
+    Returns:
+        Features [N, O, H, W] in the dtype of the weights (None unless wanted), and the image
+        [N, C, H, W] in the dtype of rgb_bias.
+
+    Raises:
+        ValueError: If shapes do not fit, or there is no layer, or x and coords are missing.
+    """
+    _check_shapes(layers, biases, rgb, rgb_bias, x, img, taps, coords)
+    _dispatch.choose("inr_block", [*layers, *biases, rgb, rgb_bias, x, img], impl)
+    path = reference if impl == "ref" else plain
+    return path.inr_block(
+        layers,
+        biases,
+        rgb,
+        rgb_bias,
+        x,
+        img,
+        taps=taps,
+        coords=coords,
+        act=act,
+        gain=gain,
+        clamp=clamp,
+        want_features=want_features,
+    )
+
+
+def _check_shapes(
+    layers: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    rgb: Tensor,
+    rgb_bias: Tensor,
+    x: Tensor | None,
+    img: Tensor | None,
+    taps: tuple[AxisTaps, ...] | tuple[PointTaps] | None,
+    coords: CoordFeatures | None,
+) -> None:
+    if x is None and coords is None:
+        raise ValueError("inr_block needs features x, coordinate features, or both")
+    if not layers or len(layers) != len(biases):
+        raise ValueError(f"inr_block: {len(layers)} layers and {len(biases)} biases")
+    num_inputs = (0 if x is None else x.shape[1]) + (coords.num_channels() if coords else 0)
+    batch = layers[0].shape[0]
+    for index, (weight, bias) in enumerate(zip(layers, biases)):
+        if weight.ndim != 3 or weight.shape[0] != batch or weight.shape[2] != num_inputs:
+            raise ValueError(
+                f"inr_block: weight {list(weight.shape)} of layer {index} does not fit a batch of "
+                f"{batch} with {num_inputs} input channels"
+            )
+        if tuple(bias.shape) not in (weight.shape[1:2], weight.shape[:2]):
+            raise ValueError(
+                f"inr_block: bias {list(bias.shape)} of layer {index}, whose weight is "
+                f"{list(weight.shape)}"
+            )
+        num_inputs = weight.shape[1]
+    if rgb.ndim != 3 or rgb.shape[0] != batch or rgb.shape[2] != num_inputs:
+        raise ValueError(
+            f"inr_block: rgb {list(rgb.shape)} does not fit a batch of {batch} with {num_inputs} "
+            "channels"
+        )
+    if tuple(rgb_bias.shape) != (rgb.shape[1],):
+        raise ValueError(f"inr_block: rgb_bias {list(rgb_bias.shape)} for rgb {list(rgb.shape)}")
+    if img is not None and (taps is None or x is not None):
+        below = None if x is None or taps is None else tuple(x.shape[2:])
+        if tuple(img.shape[:2]) != tuple(rgb.shape[:2]) or below not in (None, img.shape[2:]):
+            raise ValueError(
+                f"inr_block: img {list(img.shape)} does not fit rgb {list(rgb.shape)}"
+                + (f" and features {list(x.shape)}" if x is not None else "")
+            )
