@@ -1,8 +1,8 @@
 """The plain order of operations, to compare kernels with.
 
-Upsample, concatenate, multiply, add the bias, activate: what the published code of INR-GAN does, and
-what anybody would write first. `published_order` puts it in the place of the ops everywhere in the
-networks, so that the same generator, with the same weights, runs both ways in one process.
+Upsample, concatenate, multiply, add the bias, activate: what the published code of INR-GAN does,
+and what anybody would write first. `published_order` puts it in the place of the ops everywhere in
+the networks, so that the same generator, with the same weights, runs both ways in one process.
 """
 
 from __future__ import annotations
