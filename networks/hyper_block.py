@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from networks.hyper_layers import HYPER_LAYERS, HyperStep, HyperWeights
-from networks.layers import check_choice, compute_dtype
+from networks.layers import block_dtype, check_choice
 from networks.levels import GridLevel, PointLevel
 from ops.inr_layer import CoordFeatures, inr_layer, lattice_upsample
 
@@ -153,8 +153,7 @@ class HyperBlock(nn.Module):
             Features [N, O, H, W] and the sum of the to-RGBs [N, C, H, W] (float32), or None.
         """
         device, stored = weights.steps[0].weight.device, weights.steps[0].weight.dtype
-        wanted = dtype or (torch.float16 if self.use_fp16 else stored)
-        dtype = compute_dtype(wanted, stored, device, force_fp32)
+        dtype = block_dtype(dtype, self.use_fp16, stored, device, force_fp32)
         taps = level.taps(device)
         coords = self._coords(weights, level)
         # Coordinates themselves do not survive a few bits; their sines do.

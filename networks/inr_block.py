@@ -21,7 +21,7 @@ from networks.fourier import (
     point_features,
     shared_rows,
 )
-from networks.layers import FullyConnectedLayer, compute_dtype
+from networks.layers import FullyConnectedLayer, block_dtype
 from networks.levels import GridLevel, PointLevel
 from ops.fmm import fmm
 from ops.inr_block import inr_block
@@ -192,8 +192,7 @@ class INRBlock(nn.Module):
             Features [N, O, H, W] (None unless wanted) and image [N, C, H, W] (float32).
         """
         device, stored = weights.rgb.device, self.torgb.bias.dtype
-        wanted = dtype or (torch.float16 if self.use_fp16 else stored)
-        dtype = compute_dtype(wanted, stored, device, force_fp32)
+        dtype = block_dtype(dtype, self.use_fp16, stored, device, force_fp32)
         return inr_block(
             [weight.to(dtype) for weight in weights.layers],
             [layer.bias.to(dtype) for layer in self.layers],

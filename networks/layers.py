@@ -7,6 +7,7 @@ al. 2018, section 4.1), so one Adam step size suits every layer. Tensors are NCH
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -92,6 +93,30 @@ def compute_dtype(
     if force_fp32 or (wanted == torch.float16 and device.type in ("cpu", "mps")):
         return stored
     return wanted
+
+
+def block_dtype(
+    dtype: torch.dtype | None,
+    use_fp16: bool,
+    stored: torch.dtype,
+    device: torch.device,
+    force_fp32: bool = False,
+) -> torch.dtype:
+    """Precision of one call of a generator's block, see `compute_dtype`.
+
+    `dtype` is what the caller asks for (None = float16 if use_fp16, else stored); force_fp32 wins.
+
+    Raises:
+        TypeError: If dtype is nothing that can be computed in.
+    """
+    if dtype is None:
+        return compute_dtype(torch.float16 if use_fp16 else stored, stored, device, force_fp32)
+    if dtype not in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+        raise TypeError(f"dtype must be a torch dtype of at least 16 bits, not {dtype!r}")
+    if dtype == torch.float16 and device.type == "cpu" and not force_fp32:
+        warnings.warn(f"float16 is not for CPUs; this is computed in {stored}.", stacklevel=1)
+        dtype = stored
+    return stored if force_fp32 else dtype
 
 
 def resample_taps(taps: Sequence[float] | None) -> torch.Tensor:

@@ -45,6 +45,7 @@ _ALLOWED_PACKAGES = {
     "operator",
     "torch",
     "typing",
+    "warnings",
 }
 _TOO_NEW_FOR_PYTHON_3_8 = {
     ("functools", "cache"),

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from networks.layers import FullyConnectedLayer, compute_dtype, conv_weight, resample_taps
+from networks.layers import FullyConnectedLayer, block_dtype, conv_weight, resample_taps
 from networks.levels import GridLevel, PointLevel
 from networks.published_config import PublishedSettings, published_settings
 from networks.published_fields import PublishedCoordFuser
@@ -271,8 +271,7 @@ class PublishedBlock(nn.Module):
             weights with scales.
         """
         device, stored = weights.rgb.device, self.torgb.bias.dtype
-        wanted = dtype or (torch.float16 if self.use_fp16 else stored)
-        dtype = compute_dtype(wanted, stored, device, force_fp32)
+        dtype = block_dtype(dtype, self.use_fp16, stored, device, force_fp32)
         taps = level.taps(device) if self.up == 2 else None
         x = None if x is None else x.to(dtype)
         fuser = self.fuser()

@@ -13,10 +13,10 @@ from networks.layers import (
     ARCHITECTURES,
     Conv2dLayer,
     FullyConnectedLayer,
+    block_dtype,
     channels_at,
     check_choice,
     check_shape,
-    compute_dtype,
     conv_weight,
     first_fp16_resolution,
     modulated_conv2d,
@@ -267,8 +267,7 @@ class SynthesisBlock(nn.Module):
         check_choice(noise_mode, _NOISE_MODES, "noise_mode")
         check_shape(ws, (None, self.num_conv + self.num_torgb, self.w_dim), "ws")
         stored = self.conv1.weight.dtype
-        wanted = dtype or (torch.float16 if self.use_fp16 else stored)
-        dtype = compute_dtype(wanted, stored, ws.device, force_fp32)
+        dtype = block_dtype(dtype, self.use_fp16, stored, ws.device, force_fp32)
         if fused_modconv is None:
             # Many groups are slow on a CPU and in float16, and their gradients everywhere.
             shared = self.training or ws.device.type == "cpu" or dtype == torch.float16

@@ -338,3 +338,17 @@ def test_help_is_quick_and_needs_no_torch():
     assert done.returncode == 0, done.stderr
     for option in ("--network", "--metrics", "--mirror", "--detector", "--allow-code"):
         assert option in done.stdout
+
+
+def test_precision_of_the_network(network):
+    plain = measure(f"--network={network}")
+    brain = measure(f"--network={network}", "--dtype=bf16")
+    assert plain["provenance"]["dtype"] == "float32"
+    assert brain["provenance"]["dtype"] == "bfloat16+float32"
+    assert brain["results"]["fid5k"] != plain["results"]["fid5k"]
+    half = call("--metrics=fid5k", "--verbose=0", f"--network={network}", "--dtype=fp16")
+    assert half.stderr.count("is computed in fp32") == 1
+    result = json.loads(half.stdout)
+    assert result["results"] == plain["results"]
+    assert result["provenance"]["dtype"] == "float32"
+    assert "'--dtype'" in refused(f"--network={network}", "--dtype=half")

@@ -54,6 +54,7 @@ PORTABLE_PACKAGES = {
     "operator",
     "torch",
     "typing",
+    "warnings",
 }
 
 

@@ -181,3 +181,16 @@ def test_bars_are_as_high_as_their_values() -> None:
     ]
     # Both edges of a bar are drawn.
     assert heights[1] - 1 == pytest.approx(4 * (heights[0] - 1), abs=4)
+
+
+def test_the_precision_is_noted_and_used(tmp_path: Path) -> None:
+    pictures(tmp_path, 32)
+    reports = {}
+    for dtype in ("fp32", "bf16"):
+        result = run(tmp_path, "inr-gan-bil", f"--dtype={dtype}")
+        assert result.exit_code == 0, result.output
+        reports[dtype] = json.loads((tmp_path / "out" / "upsampled-fid.json").read_text())
+    found = [report["provenance"]["dtype"] for report in reports.values()]
+    assert found == ["float32", "bfloat16+float32"]
+    for method, fid in reports["fp32"]["fid"].items():
+        assert reports["bf16"]["fid"][method] not in (fid, pytest.approx(fid, rel=1e-9)), method

@@ -77,7 +77,7 @@ def test_float16_blocks(preset, monkeypatch):
     def as_wanted(wanted, stored, device, force_fp32=False):
         return stored if force_fp32 else wanted
 
-    monkeypatch.setattr("networks.inr_block.compute_dtype", as_wanted)
+    monkeypatch.setattr("networks.layers.compute_dtype", as_wanted)
     generator = make(preset, resolution=64, num_fp16_res=4, conv_clamp=256)
     ws = generator.mapping(torch.randn(2, 12), None).detach().requires_grad_(True)
     image, exact = generator.synthesis(ws), generator.synthesis(ws, force_fp32=True)

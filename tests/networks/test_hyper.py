@@ -283,7 +283,7 @@ def test_float16_blocks(preset, monkeypatch):
     def as_wanted(wanted, stored, device, force_fp32=False):
         return stored if force_fp32 else wanted
 
-    monkeypatch.setattr("networks.hyper_block.compute_dtype", as_wanted)
+    monkeypatch.setattr("networks.layers.compute_dtype", as_wanted)
     generator = make(preset, num_fp16_res=2, conv_clamp=256)
     ws = generator.mapping(torch.randn(2, 8), None).detach()
     image, exact = generator.synthesis(ws), generator.synthesis(ws, force_fp32=True)

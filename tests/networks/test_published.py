@@ -305,7 +305,7 @@ def test_float16_blocks(preset, monkeypatch):
     generator = small_network(preset, num_fp16_res=2, conv_clamp=256)
     ws = generator.mapping(torch.randn(2, 8), None).detach().requires_grad_(True)
     assert [b.use_fp16 for b in generator.synthesis.blocks()] == [False, False, True, True]
-    monkeypatch.setattr("networks.published_block.compute_dtype", as_wanted)
+    monkeypatch.setattr("networks.layers.compute_dtype", as_wanted)
     image, exact = generator.synthesis(ws), generator.synthesis(ws, force_fp32=True)
     assert image.dtype == torch.float32
     # float16 has 11 significant bits and there are about five such layers.
