@@ -36,7 +36,9 @@ def picture_size(G: nn.Module, side: int) -> tuple[int, int]:
     return max(1, round(height * side / longer)), max(1, round(width * side / longer))
 
 
-def drawing(G: nn.Module, ws: Tensor, side: int, method: str) -> Callable[[], Tensor]:
+def drawing(
+    G: nn.Module, ws: Tensor, side: int, method: str, dtype: torch.dtype | None = None
+) -> Callable[[], Tensor]:
     """A function that draws small pictures.
 
     Args:
@@ -44,14 +46,15 @@ def drawing(G: nn.Module, ws: Tensor, side: int, method: str) -> Callable[[], Te
         ws: [N, num_ws, w_dim].
         side: Longer side of the pictures.
         method: One of `METHODS`.
+        dtype: Precision of the blocks; None = each block's own.
 
     Returns:
         A function that returns [N, C, H, W].
     """
     size = picture_size(G, side)
     if method == WHOLE:
-        return lambda: F.interpolate(G.synthesis.render(ws), size=size, mode="area")
-    return lambda: G.synthesis.render(ws, size=size, lod=method)
+        return lambda: F.interpolate(G.synthesis.render(ws, dtype=dtype), size=size, mode="area")
+    return lambda: G.synthesis.render(ws, size=size, lod=method, dtype=dtype)
 
 
 def work(G: nn.Module, side: int, method: str) -> dict[str, Any]:
@@ -77,6 +80,7 @@ def study(
     repetitions: int = 5,
     seed: int = 0,
     on_drawing: Callable[[], object] = lambda: None,
+    dtype: torch.dtype | None = None,
 ) -> list[dict[str, Any]]:
     """One row per size and method: MACs, and measured seconds per image.
 
@@ -89,12 +93,13 @@ def study(
         repetitions: Timed drawings of each kind, after one that is not; the median counts.
         seed: Of the first image.
         on_drawing: Called after each of the `num_drawings` drawings.
+        dtype: Precision of the blocks; None = each block's own.
     """
     label = 0 if G.c_dim else None
     ws = torch.cat([sampling.ws_of_seed(G, s, label) for s in range(seed, seed + batch)])
 
     def step(side: int, method: str) -> Callable[[], None]:
-        draw = drawing(G, ws, side, method)
+        draw = drawing(G, ws, side, method, dtype)
 
         def drawn() -> None:
             draw()

@@ -19,7 +19,7 @@ MIN_WARMUP = 3
 
 def check_precision(precision: str, device: torch.device) -> None:
     """Raises a `dnnlib.UserError` where a precision would silently be another one."""
-    if precision == "fp16" and device.type != "cuda":
+    if precision == "fp16" and device.type == "cpu":
         raise dnnlib.UserError(
             f"--precision=fp16 runs in float32 on the device {device}; use bf16 there."
         )

@@ -16,6 +16,7 @@ import explore
 import generate
 import projector
 import style_mixing
+from analysis import lowres
 from networks import sampling
 from tests.small_networks import make_generator, snapshot
 from torch_utils.images import to_uint8
@@ -149,6 +150,24 @@ def test_what_is_noted(nets: Path, tmp_path: Path) -> None:
         assert json.loads((folder / "seed0003.json").read_text())["dtype"] == noted
         assert run("video", snapshot(nets), folder / "film", *option).exit_code == 0
         assert json.loads((folder / "film.json").read_text())["dtype"] == noted
+
+
+def test_small_pictures_are_measured_in_that_precision(nets: Path, tmp_path: Path) -> None:
+    options = [f"--network={snapshot(nets)}", "--device=cpu", "--sizes=4", "--repeats=1"]
+    drawn = []
+    for dtype in ("fp32", "bf16"):
+        folder = tmp_path / dtype
+        arguments = ["lowres", *options, f"--outdir={folder}", f"--dtype={dtype}"]
+        result = CliRunner().invoke(EXPLORE, arguments)
+        assert result.exit_code == 0, result.output
+        drawn.append(json.loads((folder / "lowres.json").read_text())["dtype"])
+        assert f", {drawn[-1]}\n" in result.output
+    assert drawn == ["float32", "bfloat16+float32"]
+    G = make_generator()
+    ws = sampling.ws_of_seed(G, 0)
+    for method in lowres.METHODS:
+        single, brain = (lowres.drawing(G, ws, 4, method, d)() for d in (None, torch.bfloat16))
+        assert 0 < (single - brain).abs().max() < 0.2, method
 
 
 def test_films_of_networks_without_camera(nets: Path, tmp_path: Path) -> None:

@@ -19,8 +19,14 @@ from analysis.options import IntegerList, ModelOptions, model_options, outdir_op
 )
 @click.option("--batch", type=click.IntRange(1, 1024), default=1, help="Images drawn together.")
 @click.option("--repeats", type=click.IntRange(1), default=5, help="Timed drawings; the median.")
+@dnnlib.cli.dtype_option
 def command(
-    model: ModelOptions, outdir: str, sizes: tuple[int, ...] | None, batch: int, repeats: int
+    model: ModelOptions,
+    outdir: str,
+    sizes: tuple[int, ...] | None,
+    batch: int,
+    repeats: int,
+    dtype: str | None,
 ) -> None:
     """Work and time of small pictures.
 
@@ -31,7 +37,8 @@ def command(
     from analysis.records import text_table, write_csv, write_json
     from analysis.subjects import open_model, write_picture
     from dnnlib.progress import progress
-    from networks.sampling import device_of
+    from metrics.provenance import generator_dtype
+    from networks.sampling import check_dtype, device_of
 
     G = open_model(model)
     longer = max(G.img_shape[1:])
@@ -41,21 +48,23 @@ def command(
             f"--sizes={max(sizes)} is larger than the image, {longer} pixels; lowres is about "
             "smaller pictures."
         )
+    precision = check_dtype(G, dtype)
     folder = dnnlib.cli.make_outdir(outdir)
     total = lowres.num_drawings(sizes, repeats)
     with progress(total, desc="Measuring", unit="drawing") as bar:
-        rows = lowres.study(G, sizes, batch, repeats, on_drawing=bar.update)
+        rows = lowres.study(G, sizes, batch, repeats, on_drawing=bar.update, dtype=precision)
     machine = describe_machine(device_of(G))
+    used = generator_dtype(G, {"dtype": precision}, device_of(G))
     name = getattr(G, "preset", type(G.synthesis).__name__)
     write_picture(lowres.plot(rows, f"{name}, {longer} pixels"), folder / "lowres.png")
     write_csv(folder / "lowres.csv", rows)
-    about = {"generator": name, "img_shape": list(G.img_shape), "batch": batch}
+    about = {"generator": name, "img_shape": list(G.img_shape), "batch": batch, "dtype": used}
     write_json(folder / "lowres.json", {**about, "machine": machine, "rows": rows})
     table = [["method", "size", "GMAC", "of the whole image", "ms"]]
     for row in rows:
         numbers = f"{row['macs_split'] / 1e9:.3f}", f"{row['share']:.3f}"
         size = f"{row['width']}x{row['height']}"
         table.append([row["method"], size, *numbers, f"{row['seconds'] * 1e3:.1f}"])
-    print(f"{name}: MACs by the convention split, per image; {machine}, batch {batch}")
+    print(f"{name}: MACs by the convention split, per image; {machine}, batch {batch}, {used}")
     print(text_table(table))
     print(f"Wrote lowres.png, lowres.csv and lowres.json to {folder}")

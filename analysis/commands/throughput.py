@@ -18,7 +18,7 @@ _PRECISIONS = ("fp32", "bf16", "fp16")
     "precisions",
     type=dnnlib.cli.CommaList(_PRECISIONS),
     default="fp32",
-    help="Of all blocks: fp32, bf16, fp16 (CUDA only); several separated by commas.",
+    help="Of all blocks: fp32, bf16, fp16 (not on a CPU); several separated by commas.",
 )
 @click.option(
     "--batch",
