@@ -1,7 +1,8 @@
 # Commands for people. Everything they need is installed into $(VENV) first; nothing outside this folder is changed.
 #   PYTHON=python3.12   the interpreter the environment is made with (3.11 to 3.13)
 #   VENV=path           where the environment is
-#   WORKERS=8           parallel test processes
+#   WORKERS=8           parallel test processes and compilers
+#   OPS="fmm inr_layer" for cuda-check and gpu-check: only these folders of ops/
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,8 +11,10 @@ WORKERS ?= 2
 INSTALLED := $(VENV)/.installed
 BIN := $(abspath $(VENV))/bin
 RUN := PATH="$(BIN):$$PATH" $(BIN)/python
+# For checks that install nothing: the environment if it is there, else the machine's own Python.
+ANY := $(if $(wildcard $(INSTALLED)),$(RUN),$(PYTHON))
 
-.PHONY: help setup demo test lint bench clean
+.PHONY: help setup demo test lint bench cuda-check gpu-check clean
 
 help:
 	@echo "make setup   create $(VENV) and install requirements.txt"
@@ -19,7 +22,9 @@ help:
 	@echo "make test    the whole test suite on the CPU (under 15 minutes on 2 cores)"
 	@echo "make lint    ruff: rules and formatting"
 	@echo "make bench   images per second of training and generation, side by side"
-	@echo "make clean   remove demo-out and the tools' caches (not $(VENV))"
+	@echo "make cuda-check   compile all kernels with nvcc and g++, no GPU needed; OPS=... for some"
+	@echo "make gpu-check    on a machine with a GPU: build, check and time all kernels (8 minutes)"
+	@echo "make clean   remove demo-out, gpu-check-out and the tools' caches (not $(VENV))"
 
 setup: $(INSTALLED)
 
@@ -44,5 +49,11 @@ lint: $(INSTALLED)
 bench: $(INSTALLED)
 	$(RUN) -m analysis.bench
 
+cuda-check:
+	$(ANY) -m analysis.cuda_check --jobs=$(WORKERS) $(OPS)
+
+gpu-check:
+	$(ANY) -m analysis.gpu_check $(OPS)
+
 clean:
-	rm -rf demo-out .pytest_cache .ruff_cache .hypothesis
+	rm -rf demo-out gpu-check-out .pytest_cache .ruff_cache .hypothesis

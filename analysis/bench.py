@@ -11,7 +11,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -128,14 +128,25 @@ def print_rates(seconds: Mapping[str, float], images: int) -> None:
 
 
 def training_cycle(
-    preset: str, device: torch.device, augment_p: float = 0.0
+    preset: str,
+    device: torch.device,
+    augment_p: float = 0.0,
+    *,
+    cfg: str = "tiny",
+    shape: tuple[int, int, int] = _TRAIN_SHAPE,
+    classes: int = _CLASSES,
+    **options: Any,
 ) -> Callable[[], object]:
-    """Networks, losses and phases of `--cfg=tiny --cond=1` on random images.
+    """Networks, losses and phases of a training (`--cfg=tiny --cond=1`) on random images.
 
     Args:
         preset: generator.
         device: where to train.
         augment_p: probability of each augmentation.
+        cfg: base configuration.
+        shape: (C, H, W) of the images.
+        classes: number of classes; 0 = unconditional.
+        options: further options of `train.py`, such as batch or fp32.
 
     Returns:
         A function that trains for `STEPS_PER_CYCLE` steps and returns (G, D).
@@ -145,11 +156,11 @@ def training_cycle(
     from training.ema import EMA
     from training.phases import build_phases, run_phase
 
-    config = _config(preset, "tiny", _TRAIN_SHAPE, _CLASSES)
+    config = _config(preset, cfg, shape, classes, **options)
     kwargs = config.to_dict("")
     construct = dnnlib.util.construct_class_by_name
-    G = _network(kwargs["G_kwargs"], _TRAIN_SHAPE, _CLASSES, device)
-    D = _network(kwargs["D_kwargs"], _TRAIN_SHAPE, _CLASSES, device)
+    G = _network(kwargs["G_kwargs"], shape, classes, device)
+    D = _network(kwargs["D_kwargs"], shape, classes, device)
     pipe = construct(**kwargs["augment_kwargs"]).train().requires_grad_(False).to(device)
     pipe.p.fill_(augment_p)
     loss = construct(
@@ -170,8 +181,10 @@ def training_cycle(
     )
     ema = EMA(G, config.ema_kimg, config.ema_rampup)
     batch = config.batch_size
-    real = torch.rand([batch, *_TRAIN_SHAPE], device=device) * 2 - 1
-    labels = torch.eye(_CLASSES, device=device)[torch.arange(batch, device=device) % _CLASSES]
+    real = torch.rand([batch, *shape], device=device) * 2 - 1
+    labels = torch.zeros([batch, classes], device=device)
+    if classes:
+        labels = torch.eye(classes, device=device)[torch.arange(batch, device=device) % classes]
 
     def cycle() -> tuple[torch.nn.Module, torch.nn.Module]:
         for step in range(STEPS_PER_CYCLE):
@@ -200,13 +213,15 @@ def generation(preset: str, device: torch.device) -> Callable[[], torch.Tensor]:
     return lambda: G(z, None, noise_mode="const")
 
 
-def _config(preset: str, cfg: str, shape: tuple[int, int, int], classes: int) -> TrainConfig:
+def _config(
+    preset: str, cfg: str, shape: tuple[int, int, int], classes: int, **more: Any
+) -> TrainConfig:
     from training.config import DatasetFacts
     from training.options import TrainOptions
     from training.resolve import resolve
 
     options = TrainOptions(
-        outdir="", data="", cfg=cfg, generator=preset, cond=classes > 0, fp32=True
+        outdir="", data="", cfg=cfg, generator=preset, cond=classes > 0, **{"fp32": True, **more}
     )
     facts = DatasetFacts(name="random", image_shape=shape, num_images=1000, label_dim=classes)
     return resolve(options, facts)

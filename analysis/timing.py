@@ -99,7 +99,9 @@ def interleaved(
             if graphs:
                 function, note = captured(function, device)
             function()
-            seconds = min(_sample(function, device, 1) for _ in range(2))
+            seconds = _sample(function, device, 1)
+            if seconds < sample_seconds:
+                seconds = min(seconds, _sample(function, device, 1))
         ready[name] = (function, context, max(1, round(sample_seconds / seconds)), note)
     times: dict[str, list[float]] = {name: [] for name in ready}
     for _ in range(samples):

@@ -136,6 +136,12 @@ def kernel_module(op: str, impl: str) -> object:
     return _kernels[op, impl].module()
 
 
+def registered() -> list[tuple[str, str]]:
+    """(op, impl) of every announced kernel, sorted. Imports all ops, builds nothing."""
+    status()
+    return sorted(_kernels)
+
+
 def status() -> dict[str, dict[str, str]]:
     """For every op and device type, the implementation that impl='auto' means and why.
 

@@ -25,13 +25,13 @@ def test_functions_take_turns_and_calls_are_counted(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     functions = {"fast": lambda: spend("fast", 0.001), "slow": lambda: spend("slow", 0.5)}
     result = timing.interleaved(functions, CPU, samples=2, sample_seconds=0.004)
-    assert calls == ["fast"] * 3 + ["slow"] * 3 + (["fast"] * 4 + ["slow"]) * 2
+    assert calls == ["fast"] * 3 + ["slow"] * 2 + (["fast"] * 4 + ["slow"]) * 2
     assert result["fast"].calls == 4 and result["fast"].median == pytest.approx(0.001)
     assert result["slow"].calls == 1 and result["slow"].best == pytest.approx(0.5)
 
 
 def test_the_median_of_the_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    seconds = iter([1, 1, 1, 7, 1, 3])
+    seconds = iter([1, 1, 7, 1, 3])
     monkeypatch.setattr(timing, "_sample", lambda *args: next(seconds))
     result = timing.interleaved({"f": lambda: None}, CPU, samples=4)["f"]
     assert (result.median, result.best, result.worst) == (2, 1, 7)

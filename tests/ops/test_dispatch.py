@@ -96,6 +96,13 @@ def test_a_failed_build_raises_each_time_but_is_tried_once() -> None:
     assert _dispatch.choose("blend", (CUDA,), "ref")[0] == "ref"
 
 
+def test_registered_kernels_are_listed() -> None:
+    for op, impl in (("blend", "cuda"), ("blend", "cpp"), ("add", "cpp")):
+        _dispatch.register_kernel(op, impl, object)
+    found = [kernel for kernel in _dispatch.registered() if kernel[0] in ("blend", "add")]
+    assert found == [("add", "cpp"), ("blend", "cpp"), ("blend", "cuda")]
+
+
 def test_status_lists_every_op() -> None:
     _dispatch.register_kernel("bias_act", "cuda", object, missing=lambda: ["nvcc was not found"])
     _dispatch.register_kernel("upfirdn2d", "cuda", object)
