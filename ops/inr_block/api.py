@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from ops import _dispatch
-from ops.inr_block import plain, reference
+from ops.inr_block import native, plain, reference
 from ops.inr_layer.inputs import AxisTaps, CoordFeatures, PointTaps
 
 
@@ -63,22 +64,26 @@ def inr_block(
         ValueError: If shapes do not fit, or there is no layer, or x and coords are missing.
     """
     _check_shapes(layers, biases, rgb, rgb_bias, x, img, taps, coords)
-    _dispatch.choose("inr_block", [*layers, *biases, rgb, rgb_bias, x, img], impl)
-    path = reference if impl == "ref" else plain
-    return path.inr_block(
-        layers,
-        biases,
-        rgb,
-        rgb_bias,
-        x,
-        img,
-        taps=taps,
-        coords=coords,
-        act=act,
-        gain=gain,
-        clamp=clamp,
-        want_features=want_features,
-    )
+    args = (layers, biases, rgb, rgb_bias, x, img)
+    kwargs = {"taps": taps, "coords": coords, "act": act, "gain": gain, "clamp": clamp}
+    if impl == "ref":
+        return reference.inr_block(*args, **kwargs, want_features=want_features)
+    parts = [] if coords is None else coords.parts()
+    tensors = [*layers, *biases, rgb, rgb_bias, x, img, *parts]
+    if not _wants_gradient(tensors, taps) and native.supports(*args, **kwargs) is None:
+        chosen, _reasons = _dispatch.choose("inr_block", tensors, impl)
+        if chosen != "ref":
+            library = _dispatch.kernel_module("inr_block", chosen)
+            return native.block_forward(library, *args, **kwargs, want_features=want_features)
+    return plain.inr_block(*args, **kwargs, want_features=want_features)
+
+
+def _wants_gradient(
+    tensors: Sequence[Tensor | None], taps: tuple[AxisTaps, ...] | tuple[PointTaps] | None
+) -> bool:
+    weights = [] if taps is None else [axis.weight for axis in taps]
+    found = [tensor for tensor in (*tensors, *weights) if tensor is not None]
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in found)
 
 
 def _check_shapes(
