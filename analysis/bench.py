@@ -7,6 +7,7 @@ gets slower meanwhile slows all of them; a number is the median over the repetit
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 import statistics
 import time
@@ -33,6 +34,7 @@ _CLASSES = 10
 _TRAIN_SHAPE = (1, 32, 32)
 _GENERATION_SIZE = 256
 _GENERATION_BATCH = 4
+_COMPARED = "inr-gan-published"
 
 
 @dnnlib.cli.command()
@@ -46,7 +48,10 @@ _GENERATION_BATCH = 4
 )
 @dnnlib.cli.device_option
 def main(quick: bool, augment_p: float, device: str) -> None:
-    """Measure images per second of training and generation, generators side by side."""
+    """Measure images per second of training and generation, generators side by side.
+
+    Then of one generator with its kernels and in the plain order of operations.
+    """
     import torch
 
     from torch_utils import host_memory, misc
@@ -73,6 +78,39 @@ def main(quick: bool, augment_p: float, device: str) -> None:
     )
     with torch.inference_mode():
         print_rates(measure(draws, repetitions, target), _GENERATION_BATCH)
+
+    for precision in ("fp32", "bf16"):
+        print(
+            f"\n{_COMPARED}, {_GENERATION_SIZE}x{_GENERATION_SIZE}, {precision}, kernels against "
+            "the plain order of operations"
+        )
+        print(against_plain_order(target, precision, 1 if quick else 5))
+
+
+def against_plain_order(device: torch.device, precision: str, samples: int) -> str:
+    """A table of inference and its peak memory with and without kernels, and of the ceilings.
+
+    Args:
+        device: Where to draw.
+        precision: "fp32", "bf16" or "fp16".
+        samples: Turns of each; the medians are printed.
+    """
+    from analysis.generator_bench import measure_generators
+    from analysis.kernel_bench import CPU, GPU, Bench, measure_ceilings
+    from analysis.kernel_report import section_table
+    from analysis.records import text_table
+
+    scale = dataclasses.replace(
+        GPU if device.type == "cuda" else CPU,
+        precision=precision,
+        samples=samples,
+        resolution=_GENERATION_SIZE,
+    )
+    bench = Bench(device, scale)
+    measure_ceilings(bench)
+    measure_generators(bench, [_COMPARED])
+    tables = [section_table(bench.rows, name, precision) for name in ("generator", "memory")]
+    return "\n".join(text_table([row[1:] for row in table]) for table in tables)
 
 
 def describe_machine(device: torch.device) -> str:

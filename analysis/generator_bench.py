@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -46,20 +46,22 @@ def make_generator(bench: Bench, preset: str) -> nn.Module:
 def ways(
     bench: Bench, G: nn.Module, batch: int
 ) -> dict[str, tuple[Function, Callable[[], AbstractContextManager[object]]]]:
-    """Ways to draw a batch from the same z, each with what has to be entered around it.
+    """Ways to draw a batch, of new z at every call, each with what has to be entered around it.
 
     Returns:
         "kernels": in the scale's precision. "plain order": the published order of operations, in
         the same precision by autocast.
     """
-    z = torch.randn(batch, _Z_DIM, device=bench.device)
     dtype = bench.dtype
 
+    def latents() -> torch.Tensor:
+        return torch.randn(batch, _Z_DIM, device=bench.device)
+
     def kernels() -> torch.Tensor:
-        return G(z, None, noise_mode="const", dtype=dtype)
+        return G(latents(), None, noise_mode="const", dtype=dtype)
 
     def plain() -> torch.Tensor:
-        return G(z, None, noise_mode="const", force_fp32=True)
+        return G(latents(), None, noise_mode="const", force_fp32=True)
 
     @contextlib.contextmanager
     def around_plain() -> Any:
@@ -74,9 +76,9 @@ def ways(
     return {"kernels": (kernels, torch.inference_mode), "plain order": (plain, around_plain)}
 
 
-def measure_generators(bench: Bench) -> None:
+def measure_generators(bench: Bench, presets: Sequence[str] = PRESETS) -> None:
     """Images per second of inference at several batch sizes, and the peak of memory."""
-    for preset in PRESETS:
+    for preset in presets:
         G = make_generator(bench, preset)
         flops = 2.0 * total(generator_cost(G), "split")
         for batch in bench.scale.batches:

@@ -160,7 +160,7 @@ def to_markdown(report: dict[str, Any], checks: Sequence[Check], rows: Sequence[
         ]
         parts += ["## Targets", _table([["case", "target", "ratio", "limit", "reached"], *lines])]
     for section, title in TITLES.items():
-        table = _section_rows([row for row in rows if row.section == section], rows, precision)
+        table = section_table(rows, section, precision)
         parts += [f"## {title}", _table(table)] if len(table) > 1 else []
     if report["notes"]:
         parts += ["## Notes", "\n".join(f"* {note}" for note in report["notes"])]
@@ -178,12 +178,17 @@ def _ceiling_rows(rows: Sequence[Row]) -> list[list[str]]:
     return table
 
 
-def _section_rows(part: Sequence[Row], rows: Sequence[Row], precision: str) -> list[list[str]]:
-    """One line per row: time, rate, share of the ceilings, how much better than the baseline."""
-    if not part:
-        return []
-    baseline = BASELINES[part[0].section]
-    measure = "memory, MiB" if part[0].section == "memory" else "time, ms"
+def section_table(rows: Sequence[Row], section: str, precision: str) -> list[list[str]]:
+    """One line per row: time, rate, share of the ceilings, how much better than the baseline.
+
+    Args:
+        rows: All, ceilings among them.
+        section: Whose rows the table has.
+        precision: In which operations are done.
+    """
+    part = [row for row in rows if row.section == section]
+    baseline = BASELINES[section]
+    measure = "memory, MiB" if section == "memory" else "time, ms"
     table = [["case", "variant", measure, "rate", "share of ceiling", f"vs {baseline}", "note"]]
     for row in part:
         floor = floor_seconds(row, rows, precision)

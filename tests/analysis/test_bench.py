@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 
 import pytest
 import torch
 
-from analysis import bench
+from analysis import bench, kernel_bench
+from tests.analysis.test_kernel_bench import TINY
 
 CPU = torch.device("cpu")
 
@@ -48,3 +50,15 @@ def test_generation_draws_a_batch(monkeypatch: pytest.MonkeyPatch, preset: str) 
     monkeypatch.setattr(bench, "_GENERATION_SIZE", 16)
     with torch.inference_mode():
         assert bench.generation(preset, CPU)().shape == (4, 3, 16, 16)
+
+
+def test_kernels_against_the_plain_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = dataclasses.replace(TINY, precision="fp32")
+    monkeypatch.setattr(kernel_bench, "CPU", tiny)
+    monkeypatch.setattr(bench, "_GENERATION_SIZE", 32)
+    lines = bench.against_plain_order(CPU, "bf16", 1).splitlines()
+    assert [line.split("  ")[0] for line in lines] == [
+        *("variant", "-----------", "kernels", "plain order"),
+        *("variant", "-----------", "kernels", "plain order"),
+    ]
+    assert "img/s" in lines[2] and "1.00x" in lines[3] and "MiB" in lines[4]
