@@ -55,6 +55,7 @@ def main(quick: bool, augment_p: float, device: str) -> None:
     import torch
 
     from torch_utils import host_memory, misc
+    from torch_utils import precision as precision_tools
 
     target = misc.resolve_device(device)
     host_memory.keep_freed_memory()
@@ -79,12 +80,15 @@ def main(quick: bool, augment_p: float, device: str) -> None:
     with torch.inference_mode():
         print_rates(measure(draws, repetitions, target), _GENERATION_BATCH)
 
-    for precision in ("fp32", "bf16"):
+    low, why = precision_tools.fastest_dtype(target)
+    for precision in dict.fromkeys(["fp32", precision_tools.dtype_name(low)]):
         print(
             f"\n{_COMPARED}, {_GENERATION_SIZE}x{_GENERATION_SIZE}, {precision}, kernels against "
             "the plain order of operations"
         )
         print(against_plain_order(target, precision, 1 if quick else 5))
+    if low == torch.float32:
+        print(f"(no lower precision: {why})")
 
 
 def against_plain_order(device: torch.device, precision: str, samples: int) -> str:

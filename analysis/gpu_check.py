@@ -14,6 +14,7 @@ import argparse
 import importlib.util
 import json
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -211,18 +212,16 @@ def describe_machine(device: torch.device) -> str:
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
         name = f"{torch.cuda.get_device_name(device)} (compute capability {major}.{minor})"
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    commit = ""
+    if shutil.which("git"):
+        command = ["git", "rev-parse", "--short", "HEAD"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        commit = done.stdout.strip()
     versions = (
         f"torch {torch.__version__}, CUDA {torch.version.cuda}, Python {platform.python_version()}"
     )
     threads = f"{torch.get_num_threads()} threads"
-    return ", ".join(filter(None, [name, versions, threads, commit.stdout.strip()]))
+    return ", ".join(filter(None, [name, versions, threads, commit]))
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:

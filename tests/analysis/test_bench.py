@@ -7,9 +7,11 @@ import time
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 from analysis import bench, kernel_bench
 from tests.analysis.test_kernel_bench import TINY
+from torch_utils import precision
 
 CPU = torch.device("cpu")
 
@@ -50,6 +52,19 @@ def test_generation_draws_a_batch(monkeypatch: pytest.MonkeyPatch, preset: str) 
     monkeypatch.setattr(bench, "_GENERATION_SIZE", 16)
     with torch.inference_mode():
         assert bench.generation(preset, CPU)().shape == (4, 3, 16, 16)
+
+
+@pytest.mark.parametrize("low", [torch.float32, torch.bfloat16])
+def test_the_command(low: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "training_cycle", lambda *args: lambda: None)
+    monkeypatch.setattr(bench, "generation", lambda *args: lambda: None)
+    monkeypatch.setattr(bench, "against_plain_order", lambda device, name, n: f"[{name} x {n}]")
+    monkeypatch.setattr(precision, "fastest_dtype", lambda device: (low, "because"))
+    result = CliRunner().invoke(bench.main, ["--quick", "--device=cpu"])
+    assert result.exit_code == 0, result.output
+    assert "[fp32 x 1]" in result.output
+    assert ("[bf16 x 1]" in result.output) == (low == torch.bfloat16)
+    assert ("(no lower precision: because)" in result.output) == (low == torch.float32)
 
 
 def test_kernels_against_the_plain_order(monkeypatch: pytest.MonkeyPatch) -> None:
