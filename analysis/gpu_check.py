@@ -106,7 +106,9 @@ class Run:
     def run_tests(self) -> None:
         """Runs the tests marked `gpu` in a process of their own."""
         lacking = [name for name in ("pytest", "hypothesis") if not has_module(name)]
-        if lacking:
+        if self.device.type != "cuda":
+            self.tests = "not run: they are for a GPU"
+        elif lacking:
             self.tests = f"not run: {' and '.join(lacking)} not installed here"
         else:
             seconds = self.seconds * (_TESTS_UNTIL - self.passed())
@@ -186,6 +188,7 @@ def short_failure(lines: Sequence[str]) -> str:
 def run_pytest(seconds: float, ops: Sequence[str]) -> tuple[str, bool]:
     """Runs the tests marked `gpu`: (pytest's last line, whether they passed)."""
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
+    command += gpu_test_files()
     if has_module("xdist"):
         command += ["-n", "4"]
     if ops:
@@ -199,6 +202,13 @@ def run_pytest(seconds: float, ops: Sequence[str]) -> tuple[str, bool]:
     lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
     failures = [line for line in lines if line.startswith(("FAILED", "ERROR"))][:10]
     return "; ".join([*(lines[-1:] or ["pytest says nothing"]), *failures]), done.returncode == 0
+
+
+def gpu_test_files() -> list[str]:
+    """Test files that mention the mark; the others need not even be imported."""
+    files = sorted((ROOT / "tests").rglob("test_*.py"))
+    marked = [path for path in files if "mark.gpu" in path.read_text(encoding="utf-8")]
+    return [path.relative_to(ROOT).as_posix() for path in marked]
 
 
 def has_module(name: str) -> bool:

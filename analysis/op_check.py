@@ -28,6 +28,10 @@ TOLERANCES = {
 }
 """Relative RMS errors that are always allowed, of values, first and second derivatives."""
 
+# Of millions of values behind a kink (leaky ReLU, clamp) a few fall on its other side when they are
+# rounded differently; their derivatives are those of the other side, not wrong.
+_LARGE_DERIVATIVES = 0.05
+
 _RATIO = 2.0
 _ORDERS = ("values", "first order", "second order")
 _TINY = 1e-30
@@ -160,9 +164,12 @@ def check_case(case: OpCase, device: torch.device, precision: str) -> list[Check
         problem = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         return [Check(str(case), precision, "run", "-", float("nan"), 0.0, problem)]
     impl = "+".join(sorted(seen)) or "ref"
+    floors = TOLERANCES[dtype]
+    if not case.small:
+        floors = (floors[0], _LARGE_DERIVATIVES, _LARGE_DERIVATIVES)
     return [
         compare(str(case), precision, what, impl, tensors, floor)
-        for what, floor, *tensors in zip(_ORDERS, TOLERANCES[dtype], actual, same, exact)
+        for what, floor, *tensors in zip(_ORDERS, floors, actual, same, exact)
     ]
 
 

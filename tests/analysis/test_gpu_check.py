@@ -113,6 +113,9 @@ def test_what_matters_of_a_failure() -> None:
 
 
 def test_gpu_tests_run_where_pytest_is(run: gpu_check.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    run.run_tests()
+    assert run.tests == "not run: they are for a GPU"
+    run.device = torch.device("cuda")
     monkeypatch.setattr(gpu_check, "has_module", lambda name: name != "hypothesis")
     run.run_tests()
     assert run.tests == "not run: hypothesis not installed here" and run.failed == []
@@ -135,6 +138,9 @@ def test_pytest_is_called_for_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gpu_check.run_pytest(30, ["fmm", "fma"]) == ("1 failed, 2 passed; FAILED a.py::b", False)
     assert commands[0][1:3] == ["-m", "pytest"] and commands[0][-2:] == ["-k", "fmm or fma"]
     assert commands[0][4:6] == ["-m", "gpu"]
+    assert (
+        "tests/analysis/test_timing.py" in commands[0] and "tests/test_docs.py" not in commands[0]
+    )
 
 
 @pytest.mark.parametrize(
