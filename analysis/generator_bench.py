@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from analysis.kernel_bench import Bench, Row
+from analysis.kernel_bench import Bench, Row, which_ran
 from analysis.published_order import published_order
 from analysis.timing import Function, captured, first_line, interleaved, peak_memory
 from networks.cost import generator_cost, total
@@ -92,9 +92,10 @@ def _measure_inference(bench: Bench, G: nn.Module, preset: str, batch: int, flop
         bench.notes.append(f"generator: {case}: left out, the time is up")
         return
     functions = ways(bench, G, batch)
-    notes = {}
+    draw, context = functions["kernels"]
+    with context():
+        notes = {"kernels": which_ran("kernels", draw)}
     if bench.device.type == "cuda":
-        draw, context = functions["kernels"]
         with context():
             replay, note = captured(draw, bench.device)
         functions["kernels, CUDA graph"] = (replay, torch.inference_mode)

@@ -147,6 +147,7 @@ class Run:
         state = f"{len(self.failed)} problems" if self.failed else "no problems"
         report: dict[str, Any] = {
             "machine": describe_machine(self.device),
+            "device": self.device.type,
             "precision": self.bench.scale.precision,
             "summary": f"{state} after {seconds} s",
             "seconds": seconds,

@@ -15,14 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from analysis.op_check import PRECISIONS, recorded_choices
 from analysis.timing import Function, Timing, first_line, interleaved
 from ops.fmm import fmm
 from ops.fmm.reference import fmm as fmm_definition
 from ops.inr_layer import AxisTaps, CoordFeatures, inr_layer
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 CLAMP = 256.0
 RANK = 10
+NO_KERNEL = "no kernel ran"
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Scale:
     """How large everything is that is measured.
 
     Attributes:
-        precision: A name of `PRECISIONS`.
+        precision: A name of `op_check.PRECISIONS`.
         copy_bytes: Size of the tensor that is copied.
         matrix: Side of the square matrices that are multiplied.
         fmm: (N, O, I) of weights that are composed.
@@ -176,10 +177,10 @@ class Bench:
         if self.out_of_time():
             self.notes.append(f"{section}: {case}: left out, the time is up")
             return
-        working, failed = {}, {}
+        working, failed, notes = {}, {}, {}
         for variant, function in functions.items():
             try:
-                function()
+                notes[variant] = which_ran(variant, function)
                 working[variant] = function
             except Exception as error:  # one variant must not cost the others their numbers
                 failed[variant] = first_line(error)
@@ -194,10 +195,18 @@ class Bench:
             row = Row(section, case, variant, flops=flops, bytes=bytes_)
             if variant in times:
                 row.timing, row.seconds = times[variant], times[variant].median
-                row.note = times[variant].note
+                row.note = "; ".join(filter(None, [notes[variant], times[variant].note]))
             else:
                 row.note = failed[variant]
             self.rows.append(row)
+
+
+def which_ran(variant: str, function: Function) -> str:
+    """Calls a function, and says so if its variant promises kernels and none ran."""
+    seen: set[str] = set()
+    with recorded_choices(seen):
+        function()
+    return NO_KERNEL if variant.startswith("kernel") and not seen else ""
 
 
 def measure_ceilings(bench: Bench) -> None:

@@ -128,7 +128,7 @@ def to_json(report: dict[str, Any], checks: Sequence[Check], rows: Sequence[Row]
     """Everything as numbers.
 
     Args:
-        report: What else is known: machine, builds, tests, notes.
+        report: What else is known: machine, device, precision, summary, builds, tests, notes.
         checks, rows: What was compared and measured.
     """
     bandwidth, rates = ceilings(list(rows))
@@ -139,7 +139,7 @@ def to_json(report: dict[str, Any], checks: Sequence[Check], rows: Sequence[Row]
         "rows": [asdict(row) for row in rows],
         "targets": [
             {"case": case, "target": text, "ratio": value, "limit": limit, "met": value >= limit}
-            for case, text, value, limit in reached(rows, report["precision"])
+            for case, text, value, limit in _targets(report, rows)
         ],
     }
 
@@ -152,7 +152,7 @@ def to_markdown(report: dict[str, Any], checks: Sequence[Check], rows: Sequence[
     parts += ["## Builds", _table([["op", "seconds", "result"], *report["builds"]])]
     parts += ["## Correctness", _correctness(checks)] if checks else []
     parts += ["## Tests", report["tests"]]
-    met = reached(rows, precision)
+    met = _targets(report, rows)
     if met:
         lines = [
             [case, text, f"{value:.2f}", f"{limit:.2f}", "yes" if value >= limit else "no"]
@@ -167,13 +167,18 @@ def to_markdown(report: dict[str, Any], checks: Sequence[Check], rows: Sequence[
     return "\n\n".join(parts) + "\n"
 
 
+def _targets(report: dict[str, Any], rows: Sequence[Row]) -> list[tuple[str, str, float, float]]:
+    """The targets are for GPUs."""
+    return reached(rows, report["precision"]) if report["device"] == "cuda" else []
+
+
 def _ceiling_rows(rows: Sequence[Row]) -> list[list[str]]:
     table = [["what", "rate"]]
     for row in rows:
         if row.section == "ceilings" and row.seconds:
             rate = f"{row.bytes / row.seconds / 1e9:.0f} GB/s read and written"
             if row.flops:
-                rate = f"{row.flops / row.seconds / 1e12:.2f} TFLOP/s"
+                rate = _operations(row.flops / row.seconds)
             table.append([f"{row.case}, {row.variant}", rate])
     return table
 
@@ -211,8 +216,13 @@ def _rate(row: Row) -> str:
     if row.images:
         return f"{row.images / row.seconds:.1f} img/s"
     if row.flops:
-        return f"{row.flops / row.seconds / 1e12:.2f} TFLOP/s"
+        return _operations(row.flops / row.seconds)
     return f"{row.bytes / row.seconds / 1e9:.0f} GB/s"
+
+
+def _operations(rate: float) -> str:
+    """Operations per second with a fitting unit."""
+    return f"{rate / 1e9:.1f} GFLOP/s" if rate < 1e12 else f"{rate / 1e12:.1f} TFLOP/s"
 
 
 def _correctness(checks: Sequence[Check]) -> str:
