@@ -19,10 +19,10 @@ from networks.layers import (
     check_shape,
     conv_weight,
     first_fp16_resolution,
-    modulated_conv2d,
     resample_taps,
     resolution_log2,
 )
+from networks.modulated_conv import modulated_conv2d
 from ops.bias_act import activation_funcs, bias_act
 from ops.upfirdn2d import upsample2d
 

@@ -10,9 +10,9 @@ from networks.discriminator import DiscriminatorBlock, DiscriminatorEpilogue, Mi
 from networks.layers import (
     Conv2dLayer,
     FullyConnectedLayer,
-    modulated_conv2d,
     normalize_2nd_moment,
 )
+from networks.modulated_conv import modulated_conv2d
 from networks.stylegan2 import SynthesisBlock, SynthesisLayer, SynthesisNetwork, ToRGBLayer
 
 __all__ = [

@@ -17,10 +17,10 @@ from networks.layers import (
     check_shape,
     compute_dtype,
     first_fp16_resolution,
-    modulated_conv2d,
     normalize_2nd_moment,
     resolution_log2,
 )
+from networks.modulated_conv import modulated_conv2d
 from ops.upfirdn2d import setup_filter
 
 
