@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ops import _dispatch
-from ops.fmm import reference
+from ops.fmm import autograd, reference
 from ops.fmm.reference import FMM_ACTIVATIONS
 
 __all__ = ["FMM_ACTIVATIONS", "fmm"]
@@ -17,6 +18,8 @@ def fmm(
     b: Tensor,  # [N, r, I]
     activation: str = "demod",
     impl: str = "auto",
+    *,
+    out_dtype: torch.dtype | None = None,
 ) -> Tensor:  # [N, O, I]
     """Composes per-sample weights by factorised multiplicative modulation.
 
@@ -32,17 +35,20 @@ def fmm(
     | sigmoid | 1 | 2 sigmoid(m) | - |
     | identity | 1 | m | - |
 
-    Gradients: any order (composed of differentiable PyTorch operations).
+    Gradients: 1st order by the kernel, higher ones composed of PyTorch operations.
 
     Args:
         weight: Shared weight [O, I], floating point.
         a: Left factors [N, O, r], same dtype.
         b: Right factors [N, r, I], same dtype.
         activation: A name of the table.
-        impl: "auto" or "ref", see `ops._dispatch.choose`.
+        impl: "auto", "ref" or "cpp", see `ops._dispatch.choose`.
+        out_dtype: Precision of the result; None = that of the inputs. W is computed in the
+            precision of the inputs (sums in float32 at least), rounded once to `out_dtype`;
+            gradients have the dtype of the inputs.
 
     Returns:
-        Weights [N, O, I] in the dtype of the inputs.
+        Weights [N, O, I] in `out_dtype`, contiguous.
 
     Raises:
         ValueError: If the shapes do not fit each other or the activation is unknown.
@@ -58,5 +64,12 @@ def fmm(
             f"fmm: factors {list(a.shape)} x {list(b.shape)} do not produce [N, O, I] for "
             f"a weight {list(weight.shape)}"
         )
-    _dispatch.choose("fmm", [weight, a, b], impl)
-    return reference.fmm(weight, a, b, activation)
+    if activation not in FMM_ACTIVATIONS:
+        raise ValueError(
+            f"fmm activation must be one of {', '.join(FMM_ACTIVATIONS)}, got {activation!r}"
+        )
+    chosen, _reasons = _dispatch.choose("fmm", [weight, a, b], impl)
+    if chosen == "ref":
+        return reference.fmm(weight, a, b, activation, out_dtype=out_dtype)
+    library = _dispatch.kernel_module("fmm", chosen)
+    return autograd.native_fmm(library, weight, a, b, activation, out_dtype or weight.dtype)

@@ -24,6 +24,8 @@ def fmm(
     b: Tensor,  # [N, r, I]
     activation: str = "demod",
     impl: str = "ref",
+    *,
+    out_dtype: torch.dtype | None = None,
 ) -> Tensor:  # [N, O, I]
     """W = weight * g(scale * A B), rows normalised for "demod". See `ops.fmm.api.fmm`."""
     if activation not in FMM_ACTIVATIONS:
@@ -35,16 +37,17 @@ def fmm(
         a = a * (1 / math.sqrt(a.shape[2]))
     if activation in ("demod", "none"):
         # W + W * (A B), with the product accumulated onto 1.
-        m = torch.baddbmm(a.new_ones([]), a, b)
-        modulated = weight * m
+        composed = weight * torch.baddbmm(a.new_ones([]), a, b)
         if activation == "demod":
-            return modulated / (modulated.norm(dim=2, keepdim=True) + 1e-8)
-        return modulated
-    m = torch.bmm(a, b)
-    if activation == "tanh":
-        return weight * (1 + torch.tanh(m))
-    if activation == "half-sigmoid":
-        return weight * (0.5 + torch.sigmoid(m))
-    if activation == "sigmoid":
-        return weight * (2 * torch.sigmoid(m))
-    return weight * m
+            composed = composed / (composed.norm(dim=2, keepdim=True) + 1e-8)
+    else:
+        m = torch.bmm(a, b)
+        if activation == "tanh":
+            composed = weight * (1 + torch.tanh(m))
+        elif activation == "half-sigmoid":
+            composed = weight * (0.5 + torch.sigmoid(m))
+        elif activation == "sigmoid":
+            composed = weight * (2 * torch.sigmoid(m))
+        else:
+            composed = weight * m
+    return composed if out_dtype is None else composed.to(out_dtype)
