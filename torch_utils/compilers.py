@@ -6,6 +6,7 @@ import contextlib
 import functools
 import importlib.util
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -44,11 +45,12 @@ def compiler_report() -> dict[str, str]:
     }
 
 
-def missing_tools(uses_cuda: bool) -> list[str]:
+def missing_tools(uses_cuda: bool, uses_python: bool = True) -> list[str]:
     """List what this machine lacks to build an extension, one sentence each; empty = nothing.
 
     Args:
         uses_cuda: Whether the extension has `.cu` sources.
+        uses_python: Whether it is a Python module, not a library of C functions.
     """
     missing = []
     if _find_cxx() is None:
@@ -57,7 +59,7 @@ def missing_tools(uses_cuda: bool) -> list[str]:
         missing.append("ninja is not found: pip install ninja")
     if importlib.util.find_spec("setuptools") is None:
         missing.append("setuptools is not found: pip install setuptools")
-    if _python_headers() is None:
+    if uses_python and _python_headers() is None:
         missing.append("Python.h is not found: install the package python3-dev")
     if uses_cuda:
         if torch.version.cuda is None:
@@ -76,6 +78,17 @@ def gpu_architectures() -> list[str]:
         return []
     capabilities = [torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())]
     return [f"{major}.{minor}" for major, minor in capabilities]
+
+
+@functools.lru_cache(maxsize=1)
+def processor_features() -> str:
+    """What the processor can do, as far as the system tells; for telling processors apart."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            lines = [line for line in file if line.startswith(("flags", "Features", "model name"))]
+    except OSError:
+        return platform.processor()
+    return "".join(sorted(set(lines)))
 
 
 @contextlib.contextmanager

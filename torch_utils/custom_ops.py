@@ -1,6 +1,8 @@
 """Compile and load C++/CUDA extensions: the only file that knows torch's build tools.
 
-An extension is built on first use into
+There are two kinds: pybind11 modules (`get_plugin`), and libraries of plain C functions
+(`get_library`), which include no header of torch and so compile in seconds instead of half a
+minute. Both are built on first use into
 
     $TORCH_EXTENSIONS_DIR or ~/.cache/torch_extensions / <name> / <build key> / <name>_<key>.so
 
@@ -13,6 +15,7 @@ meanwhile. Such a lock ends with its process, so an interrupted build cannot blo
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import glob
 import hashlib
 import importlib.util
@@ -22,8 +25,7 @@ import shutil
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterator, Sequence
-from types import ModuleType
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -33,9 +35,17 @@ from torch_utils.compilers import (
     compiler_report,
     gpu_architectures,
     missing_tools,
+    processor_features,
 )
 
-__all__ = ["ExtensionBuildError", "compiler_report", "get_plugin", "missing_tools", "verbosity"]
+__all__ = [
+    "ExtensionBuildError",
+    "compiler_report",
+    "get_library",
+    "get_plugin",
+    "missing_tools",
+    "verbosity",
+]
 
 verbosity = "brief"
 """How much is printed: "none", "brief" (one line per extension) or "full" (compiler output)."""
@@ -43,7 +53,7 @@ verbosity = "brief"
 _LOG_LINES = 20
 _CUDA_SUFFIXES = (".cu", ".cuh")
 # Outcome per request; a failed build is not tried again in the same process.
-_outcomes: dict[tuple[Any, ...], ModuleType | ExtensionBuildError] = {}
+_outcomes: dict[tuple[Any, ...], Any] = {}
 
 
 class ExtensionBuildError(RuntimeError):
@@ -56,7 +66,7 @@ def get_plugin(
     headers: Sequence[str] | None = None,
     source_dir: str | None = None,
     **build_kwargs: Any,
-) -> ModuleType:
+) -> Any:
     """Build a pybind11 extension if necessary, and load it.
 
     Args:
@@ -74,19 +84,50 @@ def get_plugin(
         ExtensionBuildError: Tools are missing or the build failed. Remembered: the same request
             raises the same error again at once.
     """
+    return _get(_import_module, module_name, sources, headers, source_dir, build_kwargs)
+
+
+def get_library(
+    name: str,
+    sources: Sequence[str],
+    headers: Sequence[str] | None = None,
+    source_dir: str | None = None,
+    **build_kwargs: Any,
+) -> ctypes.CDLL:
+    """Build a library of plain C functions if necessary, and load it.
+
+    The sources must not include headers of torch or Python.
+
+    Args: as `get_plugin`.
+
+    Returns:
+        The loaded library, the same object each time.
+
+    Raises:
+        ExtensionBuildError: As `get_plugin`.
+    """
+    return _get(_open_library, name, sources, headers, source_dir, build_kwargs)
+
+
+def _get(
+    load: Callable[[str, str], Any],
+    extension: str,
+    sources: Sequence[str],
+    headers: Sequence[str] | None,
+    source_dir: str | None,
+    build_kwargs: dict[str, Any],
+) -> Any:
+    """What `load` makes of the name and the path of the binary, once per request."""
     assert verbosity in ("none", "brief", "full"), f"unknown verbosity {verbosity!r}"
     folder = source_dir or ""
     files = [os.path.abspath(os.path.join(folder, name)) for name in sources]
     header_files = [os.path.abspath(os.path.join(folder, name)) for name in headers or []]
-    request = (module_name, tuple(files), tuple(header_files), repr(sorted(build_kwargs.items())))
+    request = (extension, tuple(files), tuple(header_files), repr(sorted(build_kwargs.items())))
     if request not in _outcomes:
-        _say(f'Setting up PyTorch plugin "{module_name}"... ')
         try:
-            _outcomes[request] = _load_or_build(module_name, files, header_files, build_kwargs)
-            _say("Done.\n")
+            _outcomes[request] = _load_or_build(load, extension, files, header_files, build_kwargs)
         except ExtensionBuildError as error:
             _outcomes[request] = error
-            _say("Failed!\n")
     outcome = _outcomes[request]
     if isinstance(outcome, ExtensionBuildError):
         raise outcome
@@ -94,77 +135,102 @@ def get_plugin(
 
 
 def _load_or_build(
-    module_name: str, sources: list[str], headers: list[str], build_kwargs: dict[str, Any]
-) -> ModuleType:
+    load: Callable[[str, str], Any],
+    extension: str,
+    sources: list[str],
+    headers: list[str],
+    build_kwargs: dict[str, Any],
+) -> Any:
     uses_cuda = any(name.endswith(_CUDA_SUFFIXES) for name in sources)
     try:
         key = _build_key(sources, headers, build_kwargs, uses_cuda)
     except OSError as error:
-        raise _build_error(module_name, sources, [f"cannot read a source: {error}"]) from error
-    name = f"{module_name}_{key[:16]}"
-    folder = os.path.join(_extensions_dir(), module_name, key)
+        raise _build_error(extension, sources, [f"cannot read a source: {error}"]) from error
+    name = f"{extension}_{key[:16]}"
+    folder = os.path.join(_extensions_dir(), extension, key)
     binary = os.path.join(folder, name + (sysconfig.get_config_var("EXT_SUFFIX") or ".so"))
 
-    module = _import_binary(name, binary)
-    if module is not None:
-        return module
-    causes = missing_tools(uses_cuda)
+    loaded = _load_published(load, name, binary)
+    if loaded is not None:
+        return loaded
+    causes = missing_tools(uses_cuda, uses_python=load is _import_module)
     if causes:
-        raise _build_error(module_name, sources, causes)
+        raise _build_error(extension, sources, causes)
+    _say(f'Setting up PyTorch plugin "{extension}"... ')
     try:
         os.makedirs(folder, exist_ok=True)
         with _exclusive(folder) as alone:
-            module = _import_binary(name, binary)
-            if module is None:
+            loaded = _load_published(load, name, binary)
+            if loaded is None:
                 if alone:
                     # Only an interrupted build can have left these while we hold the lock.
                     for left_over in glob.glob(os.path.join(glob.escape(folder), "build-*")):
                         shutil.rmtree(left_over, ignore_errors=True)
-                module = _build(name, binary, sources, build_kwargs)
+                loaded = _build(load, name, binary, sources, build_kwargs)
     except OSError as error:
-        cause = f"cannot write to {folder} ({error}); set TORCH_EXTENSIONS_DIR to another folder"
-        raise _build_error(module_name, sources, [cause]) from error
+        _say("Failed!\n")
+        cause = f"cannot use {folder} ({error}); set TORCH_EXTENSIONS_DIR to another folder"
+        raise _build_error(extension, sources, [cause]) from error
     except (RuntimeError, ImportError) as error:
-        raise _build_error(module_name, sources, ["the build failed"], str(error)) from error
-    return module
+        _say("Failed!\n")
+        raise _build_error(extension, sources, ["the build failed"], str(error)) from error
+    _say("Done.\n")
+    return loaded
 
 
-def _build(name: str, binary: str, sources: list[str], kwargs: dict[str, Any]) -> ModuleType:
-    """Compile in a private folder and publish the binary."""
+def _build(
+    load: Callable[[str, str], Any],
+    name: str,
+    binary: str,
+    sources: list[str],
+    kwargs: dict[str, Any],
+) -> Any:
+    """Compile in a private folder, load the binary and publish a copy."""
     from torch.utils import cpp_extension
 
     build_dir = tempfile.mkdtemp(prefix="build-", dir=os.path.dirname(binary))
     try:
         with build_environment():
-            # The returned object, not an import by name: load() does not put every module into
-            # sys.modules.
-            module = cpp_extension.load(
+            cpp_extension.load(
                 name=name,
                 sources=sources,
                 build_directory=build_dir,
                 verbose=verbosity == "full",
+                is_python_module=load is _import_module,
                 **kwargs,
             )
+        built = [entry for entry in os.listdir(build_dir) if entry.endswith((".so", ".pyd"))]
+        private = os.path.join(build_dir, built[0])
+        # Torch appends a version to the name of what this process has built before.
+        loaded = load(os.path.basename(private).partition(".")[0], private)
         published = f"{build_dir}.publish"
-        shutil.copyfile(module.__file__, published)
+        shutil.copyfile(private, published)
         os.replace(published, binary)
-        return module
+        return loaded
     finally:
         shutil.rmtree(build_dir, ignore_errors=True)
 
 
-def _import_binary(name: str, binary: str) -> ModuleType | None:
-    """Import a published binary; None if there is none or it cannot be loaded."""
+def _load_published(load: Callable[[str, str], Any], name: str, binary: str) -> Any | None:
+    """Load a published binary; None if there is none or it cannot be loaded."""
     if not os.path.exists(binary):
         return None
-    spec = importlib.util.spec_from_file_location(name, binary)
-    assert spec is not None and spec.loader is not None
     try:
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        return load(name, binary)
     except (ImportError, OSError):
         return None
+
+
+def _import_module(name: str, binary: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, binary)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
     return module
+
+
+def _open_library(_name: str, binary: str) -> ctypes.CDLL:
+    return ctypes.CDLL(binary)
 
 
 def _build_key(
@@ -185,6 +251,8 @@ def _build_key(
     add(sorted(build_kwargs.items()))
     add(torch.__version__, torch.version.cuda, sys.version, sysconfig.get_platform())
     add([os.environ.get(variable) for variable in ("CXX", "CC", "NVCC_PREPEND_FLAGS")])
+    # Extensions may be compiled for the very processor; a home folder may serve several.
+    add(processor_features())
     if uses_cuda:
         add(gpu_architectures(), os.environ.get("TORCH_CUDA_ARCH_LIST"))
         add(compiler_report()["nvcc"])
