@@ -229,7 +229,7 @@ def _table(weight: Tensor, part: Tensor | None, column: int) -> Tensor | None:
         return None
     exact = kernels.accumulator(weight.dtype)
     own = weight[:, :, column : column + part.shape[0]]
-    return own.to(exact) @ part.to(exact)
+    return (own.to(exact) @ part.to(exact)).to(exact)  # also under autocast
 
 
 def _gradients(call, tensors, needed, grad, y) -> list[Tensor | None]:
@@ -242,36 +242,40 @@ def _gradients(call, tensors, needed, grad, y) -> list[Tensor | None]:
     of_weight = torch.empty_like(weight) if need_weight else None
     result = [of_weight, None, None, None, None, None, None]
 
-    if x is not None and (need_weight or need_x):
-        inner = chain
-        if call.taps is not None:
-            inner = (kernels.context_grad(library, call.taps, *chain), None)
-        if need_x:
-            result[1] = kernels.input_grad(library, weight, 0, x.shape[1], *inner)
-        if need_weight:
-            kernels.weight_grad(library, of_weight, 0, x, *inner)
     use_cols = cols is not None and (need_weight or need_cols)
     use_rows = rows is not None and (need_weight or need_rows)
-    if use_cols or use_rows or need_bias:
+    total = None
+    if use_cols or use_rows or (need_bias and not need_weight):
         sums = kernels.sums(library, *chain, cols=use_cols, rows=use_rows, total=need_bias)
-        if need_bias:
-            total = sums[2].sum(0) if bias.ndim == 1 else sums[2]
-            result[2] = total.to(bias.dtype)
-        for i, part, at, total in ((3, cols, at_cols, sums[0]), (4, rows, at_rows, sums[1])):
-            if total is not None:
-                result[i] = _table_gradients(weight, of_weight, part, at, total, needed[i])
-    for i, part, at in ((5, shared, at_shared), (6, own, at_own)):
-        if part is None:
-            continue
-        full = part[None] if i == 5 else part
+        total = sums[2]
+        for i, part, at, sum_of in ((3, cols, at_cols, sums[0]), (4, rows, at_rows, sums[1])):
+            if sum_of is not None:
+                result[i] = _table_gradients(weight, of_weight, part, at, sum_of, needed[i])
+    if x is not None and call.taps is not None and (need_weight or need_x):
+        low = kernels.context_grad(library, call.taps, *chain)
+        if need_x:
+            result[1] = kernels.input_grad(library, weight, 0, x.shape[1], low)
         if need_weight:
-            kernels.weight_grad(library, of_weight, at, full, *chain)
+            kernels.weight_grad(library, of_weight, 0, x, low)
+        x = None
+    full = ((1, x, 0), (5, None if shared is None else shared[None], at_shared), (6, own, at_own))
+    for i, features, at in full:
+        if features is None:
+            continue
+        if need_weight:
+            # The first product that reads the gradients at all points sums them, too.
+            first = need_bias and total is None
+            of_bias = kernels.weight_grad(library, of_weight, at, features, *chain, total=first)
+            total = of_bias if first else total
         if needed[i]:
-            sum_images = i == 5
-            of_part = kernels.input_grad(
-                library, weight, at, full.shape[1], *chain, sum_images=sum_images
+            gradient = kernels.input_grad(
+                library, weight, at, features.shape[1], *chain, sum_images=i == 5
             )
-            result[i] = of_part[0] if sum_images else of_part
+            result[i] = gradient[0] if i == 5 else gradient
+    if need_bias:
+        if total is None:
+            total = kernels.sums(library, *chain, cols=False, rows=False, total=True)[2]
+        result[2] = (total.sum(0) if bias.ndim == 1 else total).to(bias.dtype)
     return result
 
 

@@ -85,6 +85,8 @@ struct InrWeightGradParams {
     int64_t column;              // first column that is written
     void* partial;               // acc [splits, N, O, depth], or null if splits = 1
     int64_t splits;              // parts of the points that are summed apart, then together
+    void* totals;                // acc [splits, N, O], sums of grad act' over each part; or null;
+                                 // written only if there is a saved output
     int64_t n;                   // images N
     int64_t out_channels;        // O
     int64_t depth;               // channels of x

@@ -52,7 +52,7 @@ struct WeightProduct {
 };
 
 template <typename T, typename Shape, typename Tile>
-__global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksPerSM)
+__global__ void __launch_bounds__(Shape::kThreads, blocks_per_sm(Shape::kBlocksPerSM))
 input_grad_kernel(InrInputGradParams p) {
     DYNAMIC_SHARED(unsigned char, shared);
     const int image = blockIdx.z, column = int(blockIdx.y) * Shape::kRows;
@@ -67,7 +67,7 @@ input_grad_kernel(InrInputGradParams p) {
 }
 
 template <typename T, typename Shape, typename Tile>
-__global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksPerSM)
+__global__ void __launch_bounds__(Shape::kThreads, blocks_per_sm(Shape::kBlocksPerSM))
 weight_grad_kernel(InrWeightGradParams p) {
     typedef accumulator_t<T> A;
     DYNAMIC_SHARED(unsigned char, shared);
@@ -82,6 +82,10 @@ weight_grad_kernel(InrWeightGradParams p) {
     const ActivationGradient<T> gradient(p.gain, p.slope, p.clamp);
     tile.run(WeightProduct<T>{p, image, channel, column, begin, end, gradient});
     const int64_t rows = p.out_channels - channel, cols = p.depth - column;
+    if (p.totals != nullptr && p.saved != nullptr && blockIdx.x == 0) {
+        A* first = static_cast<A*>(p.totals) + (part * p.n + image) * p.out_channels + channel;
+        tile.row_sums.store(first, rows);
+    }
     if (p.partial != nullptr) {
         A* first = static_cast<A*>(p.partial) +
             ((part * p.n + image) * p.out_channels + channel) * p.depth + column;

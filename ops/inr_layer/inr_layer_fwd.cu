@@ -45,7 +45,7 @@ struct ForwardBlock {
 };
 
 template <typename T, typename Shape, typename Tile, bool kRgb>
-__global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksPerSM)
+__global__ void __launch_bounds__(Shape::kThreads, blocks_per_sm(Shape::kBlocksPerSM))
 layer_kernel(InrForwardParams p) {
     typedef ForwardBlock<T, Shape, Tile, kRgb> Block;
     typedef typename Block::Epilogue Epilogue;

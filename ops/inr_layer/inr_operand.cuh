@@ -5,6 +5,16 @@
 
 #include "../_native/device.h"
 
+// Blocks per multiprocessor that registers are shared out for. Before sm_80 shared memory has room
+// for one of the large tiles only, so that there is no use in sparing registers.
+constexpr int blocks_per_sm(int wanted) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+    return wanted > 0 ? 1 : 0;
+#else
+    return wanted;
+#endif
+}
+
 // Rows of `inner` consecutive elements, `stride` apart; outside of them is zero. Offsets within an
 // operand fit 32 bits (registers are scarce); those of its first element need not.
 template <typename T>
@@ -136,6 +146,15 @@ struct TileRegisters {
         }
     }
 
+    // Adds the elements of each vector to a sum of its own.
+    __device__ __forceinline__ void add_to(accumulator_t<T> (&sums)[Mover::kVectors]) const {
+#pragma unroll
+        for (int i = 0; i < Mover::kVectors; ++i) {
+#pragma unroll
+            for (int j = 0; j < kLength; ++j) sums[i] += to_float(values[i][j]);
+        }
+    }
+
     template <int kStride>
     __device__ __forceinline__ void store(T* shared) const {
 #pragma unroll
@@ -151,6 +170,27 @@ struct TileRegisters {
 #pragma unroll
             for (int j = 0; j < kLength; ++j) {
                 shared[(Mover::col(i) + j) * kStride + Mover::row(i)] = values[i][j];
+            }
+        }
+    }
+};
+
+// Sums of the rows of a tile that passes through registers along its rows, step by step: a vector
+// always belongs to the same row, and the threads of a row are neighbours.
+template <typename T, typename Mover>
+struct RowSums {
+    accumulator_t<T> sums[Mover::kVectors] = {};
+
+    __device__ __forceinline__ void store(accumulator_t<T>* target, int64_t num_rows) const {
+#pragma unroll
+        for (int i = 0; i < Mover::kVectors; ++i) {
+            accumulator_t<T> sum = sums[i];
+#pragma unroll
+            for (int apart = 1; apart < Mover::kAcross; apart *= 2) {
+                sum += __shfl_xor_sync(0xffffffffu, sum, apart);
+            }
+            if (threadIdx.x % Mover::kAcross == 0 && Mover::row(i) < num_rows) {
+                target[Mover::row(i)] = sum;
             }
         }
     }

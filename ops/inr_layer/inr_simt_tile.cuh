@@ -40,6 +40,7 @@ struct SimtTile {
     T* buffers;
     TileRegisters<T, MoverA> registers_a;
     TileRegisters<T, MoverB> registers_b;
+    RowSums<T, MoverA> row_sums;
 
     __device__ explicit SimtTile(unsigned char* shared) : buffers(reinterpret_cast<T*>(shared)) {
 #pragma unroll
@@ -87,6 +88,7 @@ struct SimtTile {
         const Steps& walk, const ActivationGradient<T>& gradient, int slot
     ) {
         if constexpr (kGradA) registers_a.finish(walk.a, gradient);
+        if constexpr (kGradA && kAlongA) registers_a.add_to(row_sums.sums);
         if constexpr (kGradB) registers_b.finish(walk.b, gradient);
         if constexpr (kAlongA) {
             registers_a.template store_transposed<kStrideA>(slot_a(slot));

@@ -1,6 +1,6 @@
 // One tile of a product of half or bfloat16 matrices on tensor cores.
 //
-// D[m, p] = sum over k of A[m, k] B[k, p] for kRows x kCols entries. Both operands go through a ring
+// D[m, p] = sum over k of A[m, k] B[k, p], kRows x kCols entries. Both operands go through a ring
 // of kStages tiles in shared memory, filled by asynchronous copies, or through registers where they
 // are gradients that the activation's derivative multiplies on the way. kAlongA says that A's rows
 // are consecutive along k in memory (else along m), kAlongB the same of B: every combination is
@@ -48,6 +48,7 @@ struct TensorTile {
     T* ring;
     TileRegisters<T, MoverA> registers_a;
     TileRegisters<T, MoverB> registers_b;
+    RowSums<T, MoverA> row_sums;   // of gradients along k: what a bias has for a gradient
 
     __device__ explicit TensorTile(unsigned char* shared) : ring(reinterpret_cast<T*>(shared)) {
 #pragma unroll
@@ -120,6 +121,7 @@ struct TensorTile {
     ) {
         if constexpr (kGradA) {
             registers_a.finish(walk.a, gradient);
+            if constexpr (kAlongA) registers_a.add_to(row_sums.sums);
             registers_a.template store<kStrideA>(slot_a(slot));
         }
         if constexpr (kGradB) {

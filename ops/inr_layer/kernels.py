@@ -225,7 +225,8 @@ def weight_grad(
     *,
     tile: int | None = None,
     splits: int | None = None,
-) -> None:
+    total: bool = False,
+) -> Tensor | None:
     """Writes (grad act') x^T into columns `column` to `column + D` of `out`.
 
     Args:
@@ -236,15 +237,18 @@ def weight_grad(
         grad, saved, activation: As for `input_grad`.
         tile: 64 or 128; None = chosen.
         splits: Number of parts of the points; None = chosen.
+        total: Whether the sum of grad act' over all points is wanted; needs `saved`.
+
+    Returns:
+        That sum [N, O] in the accumulator's dtype, or None.
     """
     n, out_channels, num_columns = out.shape
     depth, points = x.shape[1], grad[0, 0].numel()
     if splits is None:
         splits = choose_splits(out_channels, depth, n, points)
-    partial = None
-    if splits > 1:
-        shape = [splits, n, out_channels, depth]
-        partial = torch.empty(shape, dtype=accumulator(out.dtype), device=out.device)
+    scratch = {"dtype": accumulator(out.dtype), "device": out.device}
+    partial = torch.empty([splits, n, out_channels, depth], **scratch) if splits > 1 else None
+    totals = torch.empty([splits, n, out_channels], **scratch) if total else None
     library.call(
         "inr_layer_weight_grad",
         grad=grad,
@@ -257,6 +261,7 @@ def weight_grad(
         column=column,
         partial=partial,
         splits=splits,
+        totals=totals,
         n=n,
         out_channels=out_channels,
         depth=depth,
@@ -265,6 +270,7 @@ def weight_grad(
         dtype=out.dtype,
         **activation._asdict(),
     )
+    return totals.sum(0) if total else None
 
 
 def context_grad(
