@@ -10,7 +10,7 @@ _DEPTH = 32  # input channels of a weight tile in shared memory
 _PAD = 8  # elements between rows of shared memory
 KIB = 1024
 _RESERVED = KIB  # bytes of shared memory that the system takes per thread block
-_THREADS = 512  # per multiprocessor, of 128 registers each
+_THREADS = 384  # per multiprocessor as far as registers go; a thread block may have 512
 
 # KiB of shared memory that a thread block may have, by compute capability (CUDA C++ Programming
 # Guide, table of technical specifications).
@@ -127,7 +127,8 @@ def make_plan(
         for stages in {max(steps, 2), 3, 2}:
             size = _shared_bytes(tile, depth, stages, rgb_channels)
             at_once = min(
-                (limits.shared_bytes + _RESERVED) // (size + _RESERVED), _THREADS // tile.threads
+                (limits.shared_bytes + _RESERVED) // (size + _RESERVED),
+                max(1, _THREADS // tile.threads),
             )
             slots = at_once * limits.multiprocessors
             # All weights stay for the tiles to come, if there are any.
