@@ -33,6 +33,7 @@ class Kernel:
         missing: What this machine lacks to build it (no compiler, ...), one sentence each; empty
             if it can be built.
         unsupported: Why these tensors cannot be handled (dtype, size, ...), one sentence each.
+        sources: What it is compiled from, relative to the op's folder.
     """
 
     op: str
@@ -40,6 +41,7 @@ class Kernel:
     load: Callable[[], object]
     missing: Callable[[], list[str]]
     unsupported: Callable[[Sequence[torch.Tensor]], list[str]]
+    sources: tuple[str, ...] = ()
     _module: object = field(default=None, init=False)
     _missing: list[str] | None = field(default=None, init=False)
     _failure: Exception | None = field(default=None, init=False)
@@ -74,6 +76,7 @@ def register_kernel(
     *,
     missing: Callable[[], list[str]] = list,
     unsupported: Callable[[Sequence[torch.Tensor]], list[str]] = lambda tensors: [],
+    sources: tuple[str, ...] = (),
 ) -> Kernel:
     """Announces a compiled implementation. Nothing is built before its first use.
 
@@ -84,7 +87,7 @@ def register_kernel(
     """
     if impl not in ("cuda", "cpp"):
         raise ValueError(f"a kernel's impl must be 'cuda' or 'cpp', got {impl!r}")
-    kernel = Kernel(op, impl, load, missing, unsupported)
+    kernel = Kernel(op, impl, load, missing, unsupported, sources)
     _kernels[op, impl] = kernel
     return kernel
 
@@ -101,13 +104,14 @@ def choose(
             "ref": the plain PyTorch one. "cpp": the compiled CPU kernel or an error.
 
     Returns:
-        "ref", "cuda" or "cpp", and the reasons, one sentence each. The reason for a slow choice
-        on a machine that could do better is also logged, once per process.
+        "ref", "cuda" or "cpp", and the reasons, one sentence each. That there is no compiler, that
+        a build failed, and what a GPU's kernel does not support is also logged, once per process.
 
     Raises:
         ValueError: Unknown `impl`.
         RuntimeError: impl="cpp" was asked for and cannot run; the message lists why.
-        Exception: A kernel's own build error, if a compiler was found and the build failed.
+        Exception: A kernel's own build error, if a compiler was found and the build failed, on a
+            GPU or if impl="cpp" was asked for.
     """
     if impl not in IMPLS:
         raise ValueError(f"{op}: impl must be one of {', '.join(IMPLS)}, got {impl!r}")
@@ -121,14 +125,33 @@ def choose(
         name = "cuda"
     kernel = _kernels.get((op, name))
     reasons = _why_not(op, kernel, name, present)
-    if not reasons:
+    if not reasons and (name == "cuda" or impl == "cpp" or _builds(kernel)):
         kernel.module()
         return name, [f"the compiled {name} kernel supports these tensors"]
     if impl == "cpp":
         raise RuntimeError(f"{op}: impl='cpp' cannot run: {'; '.join(reasons)}")
-    if kernel is not None:
-        _say_once(f"{op}: using plain PyTorch instead of the {name} kernel: {'; '.join(reasons)}")
+    if kernel is None:
+        return "ref", reasons
+    if not reasons:
+        return "ref", ["its build failed"]
+    if kernel.why_not_built():
+        _say_once(f"plain PyTorch instead of compiled {name} kernels: {'; '.join(reasons)}")
+    elif name == "cuda":
+        _say_once(f"{op}: plain PyTorch instead of the cuda kernel: {'; '.join(reasons)}")
     return "ref", reasons
+
+
+def _builds(kernel: Kernel) -> bool:
+    """Whether a CPU kernel can be had; if its build fails, this is said once.
+
+    Plain PyTorch takes its place: a broken compiler must not keep anyone from working on a CPU.
+    """
+    try:
+        kernel.module()
+    except Exception as error:
+        _say_once(f"{kernel.op}: plain PyTorch instead of the cpp kernel: {error}")
+        return False
+    return True
 
 
 def kernel_module(op: str, impl: str) -> object:
@@ -151,7 +174,7 @@ def status() -> dict[str, dict[str, str]]:
     """
     report = {}
     for info in pkgutil.iter_modules(ops.__path__):
-        if info.ispkg:
+        if info.ispkg and not info.name.startswith("_"):
             importlib.import_module(f"ops.{info.name}")
             report[info.name] = {
                 device: _status_line(info.name, impl)

@@ -71,7 +71,7 @@ def test_a_missing_compiler_is_said_once(caplog: pytest.LogCaptureFixture) -> No
         for _ in range(3):
             assert _dispatch.choose("blend", (CUDA,)) == ("ref", ["nvcc was not found"])
     said = [record.getMessage() for record in caplog.records]
-    assert said == ["blend: using plain PyTorch instead of the cuda kernel: nvcc was not found"]
+    assert said == ["plain PyTorch instead of compiled cuda kernels: nvcc was not found"]
 
 
 def test_unsupported_tensors_are_listed() -> None:
@@ -94,6 +94,20 @@ def test_a_failed_build_raises_each_time_but_is_tried_once() -> None:
             _dispatch.choose("blend", (CUDA,))
     assert len(attempts) == 1
     assert _dispatch.choose("blend", (CUDA,), "ref")[0] == "ref"
+
+
+def test_a_failed_build_on_a_cpu_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    def build() -> object:
+        raise OSError("ninja failed")
+
+    _dispatch.register_kernel("blend", "cpp", build)
+    with caplog.at_level(logging.WARNING, logger="ops"):
+        for _ in range(3):
+            assert _dispatch.choose("blend", (CPU,)) == ("ref", ["its build failed"])
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["blend: plain PyTorch instead of the cpp kernel: ninja failed"]
+    with pytest.raises(OSError, match="ninja failed"):
+        _dispatch.choose("blend", (CPU,), "cpp")
 
 
 def test_registered_kernels_are_listed() -> None:
