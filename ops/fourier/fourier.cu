@@ -55,8 +55,8 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(FourierParams p) {
     for (int i = 0; i < kLength; ++i) {
         if (i < count) {
             const A angle = wave.angle(y, x);
-            sine_part[i] = from_float<T>(sine(angle));
-            cosine_part[i] = from_float<T>(cosine(angle));
+            sine_part.values[i] = from_float<T>(sine(angle));
+            cosine_part.values[i] = from_float<T>(cosine(angle));
         }
         if (++x == width) {
             x = 0;
@@ -71,8 +71,8 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(FourierParams p) {
 #pragma unroll
     for (int i = 0; i < kLength; ++i) {
         if (i >= count) break;
-        sines[first + i] = sine_part[i];
-        cosines[first + i] = cosine_part[i];
+        sines[first + i] = sine_part.values[i];
+        cosines[first + i] = cosine_part.values[i];
     }
 }
 

@@ -95,7 +95,7 @@ struct PlaneGradients {
         const Vector<T, kLength> g = read_vector<T, kLength>(plane, plane.data, y, x);
         const Vector<T, kLength> v = read_vector<T, kLength>(plane, plane.saved, y, x);
 #pragma unroll
-        for (int i = 0; i < kLength; ++i) result[i] = gradient(g[i], v[i]);
+        for (int i = 0; i < kLength; ++i) result[i] = gradient(g.values[i], v.values[i]);
     }
 };
 

@@ -72,7 +72,7 @@ __device__ __forceinline__ Vector<T, kLength> read_vector(
     Vector<T, kLength> result;
 #pragma unroll
     for (int i = 0; i < kLength; ++i) {
-        result[i] = inside && col + i < operand.inner ? source[i] : from_float<T>(0);
+        result.values[i] = inside && col + i < operand.inner ? source[i] : from_float<T>(0);
     }
     return result;
 }
@@ -141,7 +141,8 @@ struct TileRegisters {
         for (int i = 0; i < Mover::kVectors; ++i) {
 #pragma unroll
             for (int j = 0; j < kLength; ++j) {
-                values[i][j] = from_float<T>(gradient(values[i][j], outputs[i][j]));
+                T& value = values[i].values[j];
+                value = from_float<T>(gradient(value, outputs[i].values[j]));
             }
         }
     }
@@ -151,7 +152,7 @@ struct TileRegisters {
 #pragma unroll
         for (int i = 0; i < Mover::kVectors; ++i) {
 #pragma unroll
-            for (int j = 0; j < kLength; ++j) sums[i] += to_float(values[i][j]);
+            for (int j = 0; j < kLength; ++j) sums[i] += to_float(values[i].values[j]);
         }
     }
 
@@ -169,7 +170,7 @@ struct TileRegisters {
         for (int i = 0; i < Mover::kVectors; ++i) {
 #pragma unroll
             for (int j = 0; j < kLength; ++j) {
-                shared[(Mover::col(i) + j) * kStride + Mover::row(i)] = values[i][j];
+                shared[(Mover::col(i) + j) * kStride + Mover::row(i)] = values[i].values[j];
             }
         }
     }

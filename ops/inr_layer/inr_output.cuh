@@ -26,7 +26,7 @@ struct OutputBlock {
             if (aligned && col + i + kPart <= cols) {
                 Vector<T, kPart> vector;
 #pragma unroll
-                for (int j = 0; j < kPart; ++j) vector[j] = from_float<T>(values[i + j]);
+                for (int j = 0; j < kPart; ++j) vector.values[j] = from_float<T>(values[i + j]);
                 store_vector(target + i, vector);
             } else {
 #pragma unroll
@@ -149,7 +149,8 @@ struct LayerEpilogue {
                 const Vector<int, 4> entry = load_vector<int, 4>(&table.entry[t][col + i]);
 #pragma unroll
                 for (int j = 0; j < 4; ++j) {
-                    values[i + j] += table.share[t][col + i + j] * to_float(context[entry[j]]);
+                    const T value = context[entry.values[j]];
+                    values[i + j] += table.share[t][col + i + j] * to_float(value);
                 }
             }
         }
@@ -163,7 +164,7 @@ struct LayerEpilogue {
             for (int i = 0; i < kLength; i += kPart) {
                 const Vector<A, kPart> part = load_vector<A, kPart>(source + table.x[col] + i);
 #pragma unroll
-                for (int j = 0; j < kPart; ++j) values[i + j] += part[j];
+                for (int j = 0; j < kPart; ++j) values[i + j] += part.values[j];
             }
             return;
         }
