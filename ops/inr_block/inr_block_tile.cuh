@@ -195,8 +195,8 @@ struct BlockTile {
                 if (layer == 0) pair = load_vector<T, 2>(target + j * 8);
 #pragma unroll
                 for (int k = 0; k < 2; ++k) {
-                    const float offset = layer == 0 ? to_float(pair[k]) : shift;
-                    pair[k] = from_float<T>(activate(sums[i / 2][j][i % 2 * 2 + k] + offset));
+                    const float offset = layer == 0 ? to_float(pair.values[k]) : shift;
+                    pair.values[k] = from_float<T>(activate(sums[i / 2][j][i % 2 * 2 + k] + offset));
                 }
                 store_vector(target + j * 8, pair);
             }
@@ -272,7 +272,7 @@ struct BlockTile {
             }
         }
 #pragma unroll
-        for (int i = 0; i < kRun; ++i) run[i] = from_float<T>(sums[i]);
+        for (int i = 0; i < kRun; ++i) run.values[i] = from_float<T>(sums[i]);
         store_vector(x + o * Shape::kStride + c, run);
     }
 

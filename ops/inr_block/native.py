@@ -6,11 +6,14 @@ Inference only; there is no gradient. Nothing here waits for the device or depen
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple, Optional
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ops import _dispatch
+from ops._native import native_op
 from ops.bias_act import activation_funcs
 from ops.inr_block.plan import KIB, TILES, Limits, device_limits, make_plan
 from ops.inr_layer.inputs import AxisTaps, CoordFeatures, PointTaps
@@ -147,7 +150,7 @@ def _dense_depth(
 
 
 def block_forward(
-    library,
+    impl: str,
     layers: Sequence[Tensor],  # [N, O, I (+ E)] each
     biases: Sequence[Tensor],  # [O] or [N, O] each
     rgb: Tensor,  # [N, C, O]
@@ -164,17 +167,97 @@ def block_forward(
 ) -> tuple[Tensor | None, Tensor]:  # [N, O, H, W], [N, C, H, W]
     """`inr_block` on the kernel, for calls that `supports` has no objection to.
 
-    Args: as of `ops.inr_block.api.inr_block`, and the loaded library.
+    Args: as of `ops.inr_block.api.inr_block`; impl as `ops._dispatch.choose` named it.
     """
+    parts = coords or CoordFeatures()
+    inputs = [x, img, parts.cols, parts.rows, parts.shared, parts.own]
+    lattice = []
+    for axis in taps or ():
+        inputs += [axis.index, axis.weight]
+        lattice.append(axis.size)
+    gain = activation_funcs[act].def_gain if gain is None else gain
+    limit = -1.0 if clamp is None else float(clamp)
+    results = _run(
+        list(layers),
+        list(biases),
+        rgb,
+        rgb_bias,
+        inputs,
+        lattice,
+        act,
+        float(gain),
+        limit,
+        want_features,
+        impl,
+    )
+    return results[1] if want_features else None, results[0]
+
+
+class _Inputs(NamedTuple):
+    """What the operator's list of inputs stands for."""
+
+    x: Tensor | None
+    img: Tensor | None
+    coords: CoordFeatures | None
+    taps: tuple[AxisTaps, AxisTaps] | None
+
+
+def _unpack(inputs: Sequence[Tensor | None], lattice: Sequence[int]) -> _Inputs:
+    x, img, cols, rows, shared, own = inputs[:6]
+    coords = CoordFeatures(cols, rows, shared, own)
+    taps = None
+    if lattice:
+        pairs = (inputs[6:8], inputs[8:10])
+        taps = tuple(AxisTaps(*pair, size) for pair, size in zip(pairs, lattice))
+    return _Inputs(x, img, coords if coords.parts() else None, taps)
+
+
+def _results(
+    layers: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    rgb: Tensor,
+    rgb_bias: Tensor,
+    inputs: Sequence[Tensor | None],
+    lattice: Sequence[int],
+    act: str,
+    gain: float,
+    clamp: float,
+    want_features: bool,
+    impl: str,
+) -> list[Tensor]:
+    """New memory for the image, and for the features if they are wanted."""
+    x, _img, coords, taps = _unpack(inputs, lattice)
     batch, channels = layers[0].shape[:2]
-    height, width = _grid_size(x, taps, coords)
-    image = rgb_bias.new_empty([batch, rgb.shape[1], height, width])
-    features = layers[0].new_empty([batch, channels, height, width]) if want_features else None
+    size = _grid_size(x, taps, coords)
+    results = [rgb_bias.new_empty([batch, rgb.shape[1], *size])]
+    return results + ([layers[0].new_empty([batch, channels, *size])] if want_features else [])
+
+
+@native_op("inr_block_forward", fake=_results)
+def _run(
+    layers: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    rgb: Tensor,
+    rgb_bias: Tensor,
+    inputs: Sequence[Optional[Tensor]],  # noqa: UP045 (types that torch.library reads)
+    lattice: Sequence[int],
+    act: str,
+    gain: float,
+    clamp: float,
+    want_features: bool,
+    impl: str,
+) -> list[Tensor]:
+    results = _results(
+        layers, biases, rgb, rgb_bias, inputs, lattice, act, gain, clamp, want_features, impl
+    )
+    x, img, coords, taps = _unpack(inputs, lattice)
+    batch, rgb_channels, height, width = results[0].shape
+    channels = layers[0].shape[1]
     plan = make_plan(
         channels,
         _dense_depth(x, taps, coords),
         len(layers),
-        rgb.shape[1],
+        rgb_channels,
         height * width,
         batch,
         device_limits(rgb.device),
@@ -186,27 +269,27 @@ def block_forward(
         fields[f"bias{index}"] = bias.contiguous()
         fields[f"bias_batch{index}"] = channels if bias.ndim == 2 else 0
     fields.update(_operand(rgb, lambda part: f"rgb{part}"))
-    library.call(
+    _dispatch.kernel_module("inr_block", impl).call(
         "inr_block_forward",
         **fields,
         **_reads(taps),
         rgb_bias=rgb_bias.contiguous(),
         img=None if img is None else img.contiguous(),
-        features=features,
-        image=image,
+        image=results[0],
+        features=results[1] if want_features else None,
         n=batch,
         channels=channels,
-        rgb_channels=rgb.shape[1],
+        rgb_channels=rgb_channels,
         num_layers=len(layers),
         height=height,
         width=width,
         **plan._asdict(),
         dtype=layers[0].dtype,
-        gain=float(activation_funcs[act].def_gain if gain is None else gain),
+        gain=gain,
         slope=_SLOPES[act],
-        clamp=-1.0 if clamp is None else float(clamp),
+        clamp=clamp,
     )
-    return features, image
+    return results
 
 
 def _first_layer(

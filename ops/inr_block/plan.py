@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -90,6 +91,7 @@ def device_limits(device: torch.device) -> Limits:
     return Limits(kib * KIB, found.multi_processor_count, found.major >= 8)
 
 
+@functools.lru_cache(maxsize=256)
 def make_plan(
     channels: int,
     depth: int,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import shlex
 from collections.abc import Iterator
 
 from ops import _dispatch
@@ -21,7 +22,8 @@ def emulated_library(op: str) -> Library:
     kernel = _dispatch._kernels[op, "cuda"]
     headers = kernel.load.args[2]
     defines = [
-        f'-DINR_SOURCE_{index}="{OPS_FOLDER / op / source}"'
+        # Through a shell on its way.
+        shlex.quote(f'-DINR_SOURCE_{index}="{OPS_FOLDER / op / source}"')
         for index, source in enumerate(kernel.sources)
     ]
     library = build_library(
