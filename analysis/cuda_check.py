@@ -28,10 +28,19 @@ ROOT = Path(__file__).resolve().parents[1]
 ARCHITECTURES = (75, 80, 90, 100, 120)
 """Compute capabilities, times ten, that kernels are compiled for where the toolkit knows them."""
 
-CXX_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-Wall", "-Wextra", "-Werror")
+PROCESSORS = ("native", "x86-64", "x86-64-v3", "sapphirerapids")
+"""Processors that C++ is compiled for where the compiler knows them: code for AVX-512 or AMX has to
+compile on machines without them too."""
+
+# Those of ops/_native/registration.py, and all warnings; but vectors as arguments of functions that
+# are inlined anyway are no matter of the ABI.
+CXX_FLAGS = (
+    *("-std=c++17", "-O3", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-fPIC"),
+    *("-Wall", "-Wextra", "-Werror", "-Wno-psabi"),
+)
 NVCC_FLAGS = (
-    *("-std=c++17", "-O3", "-Werror", "all-warnings", "-Xcompiler", "-fPIC,-Wall,-Wextra,-Werror"),
-    *("--resource-usage", "--display-error-number"),
+    *("-std=c++17", "-O3", "--extended-lambda", "-Werror", "all-warnings"),
+    *("-Xcompiler", "-fPIC,-Wall,-Wextra,-Werror", "--resource-usage", "--display-error-number"),
 )
 _LOG_LINES = 40
 
@@ -42,16 +51,16 @@ class Job:
 
     Attributes:
         source: A `.cu` or `.cpp` file, relative to the repository.
-        architecture: Compute capability times ten; None = for the processor.
+        target: "sm_90", or a name of `PROCESSORS`.
         command: Compiler and arguments, without the output.
     """
 
     source: str
-    architecture: int | None
+    target: str
     command: tuple[str, ...]
 
     def __str__(self) -> str:
-        return self.source if self.architecture is None else f"{self.source} sm_{self.architecture}"
+        return f"{self.source} {self.target}"
 
 
 @dataclass(frozen=True)
@@ -99,6 +108,16 @@ def known_architectures(nvcc: str) -> list[int]:
     return [number for number in ARCHITECTURES if number in listed]
 
 
+def known_processors(cxx: Sequence[str]) -> list[str]:
+    """Those of `PROCESSORS` that this C++ compiler can compile for."""
+    test = ("-E", "-x", "c++", os.devnull)
+    return [
+        name
+        for name in PROCESSORS
+        if subprocess.run([*cxx, f"-march={name}", *test], capture_output=True).returncode == 0
+    ]
+
+
 def sources(names: Sequence[str], suffix: str) -> list[str]:
     """Files below `ops/` that end in `suffix`, relative to the repository.
 
@@ -106,7 +125,10 @@ def sources(names: Sequence[str], suffix: str) -> list[str]:
         names: Folders below `ops/`; none = all.
         suffix: ".cu" or ".cpp".
     """
-    folders = [ROOT / "ops" / name for name in names] or [ROOT / "ops"]
+    folders = [ROOT / "ops" / name for name in names]
+    if not names:
+        # What ops/_native has is compiled with an op, not alone.
+        folders = [path for path in (ROOT / "ops").iterdir() if not path.name.startswith("_")]
     files = [path for folder in folders for path in folder.rglob(f"*{suffix}")]
     return sorted(path.relative_to(ROOT).as_posix() for path in files)
 
@@ -114,16 +136,16 @@ def sources(names: Sequence[str], suffix: str) -> list[str]:
 def make_jobs(names: Sequence[str], nvcc: str | None, cxx: str | None) -> list[Job]:
     """All that is to be compiled; files whose compiler is None are left out."""
     jobs = []
-    if nvcc is not None:
-        for number in known_architectures(nvcc):
-            target = f"arch=compute_{number},code=sm_{number}"
-            command = (nvcc, *NVCC_FLAGS, "-gencode", target, "-c")
-            jobs += [Job(source, number, (*command, source)) for source in sources(names, ".cu")]
+    for number in [] if nvcc is None else known_architectures(nvcc):
+        target = f"arch=compute_{number},code=sm_{number}"
+        command = (str(nvcc), *NVCC_FLAGS, "-gencode", target, "-c")
+        jobs += [Job(name, f"sm_{number}", (*command, name)) for name in sources(names, ".cu")]
     if cxx is not None:
-        command = (*cxx.split(), *CXX_FLAGS, "-c")
-        jobs += [Job(source, None, (*command, source)) for source in sources(names, ".cpp")]
-    # The same file for all architectures in turn: what fails, fails early and in one place.
-    return sorted(jobs, key=lambda job: (job.source, job.architecture or 0))
+        for processor in known_processors(cxx.split()):
+            command = (*cxx.split(), *CXX_FLAGS, f"-march={processor}", "-c")
+            jobs += [Job(name, processor, (*command, name)) for name in sources(names, ".cpp")]
+    # The same file for all targets in turn: what fails, fails in one place.
+    return sorted(jobs, key=lambda job: job.source)
 
 
 def compile_one(job: Job) -> Outcome:

@@ -11,6 +11,7 @@ import pytest
 
 from analysis import cuda_check
 from analysis.cuda_check import Usage
+from ops._native import registration
 
 LOG = """\
 ptxas info    : 0 bytes gmem, 24 bytes cmem[4]
@@ -92,20 +93,35 @@ def test_table_has_a_column_per_architecture() -> None:
     ]
 
 
-def test_one_object_per_file_and_architecture(tree: Path) -> None:
+def test_one_object_per_file_and_target(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_check, "known_processors", lambda cxx: ["native", "x86-64-v3"])
+    (tree / "ops" / "_native").mkdir()
+    (tree / "ops" / "_native" / "emulate.cpp").write_text("#include INR_SOURCE\n")
     jobs = cuda_check.make_jobs([], str(tree / "nvcc"), "g++ -m64")
     assert [str(job) for job in jobs] == [
         "ops/copy/copy.cu sm_75",
         "ops/copy/copy.cu sm_80",
         "ops/copy/copy.cu sm_90",
-        "ops/copy/copy_cpu.cpp",
+        "ops/copy/copy_cpu.cpp native",
+        "ops/copy/copy_cpu.cpp x86-64-v3",
         "ops/scan/scan.cu sm_75",
         "ops/scan/scan.cu sm_80",
         "ops/scan/scan.cu sm_90",
     ]
     assert "arch=compute_80,code=sm_80" in jobs[1].command and "all-warnings" in jobs[1].command
-    assert jobs[3].command[:2] == ("g++", "-m64") and "-Werror" in jobs[3].command
+    assert jobs[4].command[:2] == ("g++", "-m64") and "-march=x86-64-v3" in jobs[4].command
     assert [job.source for job in cuda_check.make_jobs(["scan"], None, "g++")] == []
+
+
+def test_kernels_are_compiled_as_they_are_built() -> None:
+    assert set(registration._CUDA_FLAGS) <= set(cuda_check.NVCC_FLAGS)
+    assert set(registration._CPU_FLAGS) <= set(cuda_check.CXX_FLAGS)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+def test_processors_that_the_compiler_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_check, "PROCESSORS", ("native", "abacus"))
+    assert cuda_check.known_processors(["g++"]) == ["native"]
 
 
 def test_everything_compiles(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -168,8 +184,8 @@ WARNS = "__global__ void f(float* x) { int unused_name; x[0] = 1; }\nvoid g() { 
     "text", [WARNS, WARNS.replace("int unused_name; ", "")], ids=["bad", "good"]
 )
 def test_the_real_compiler(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "ops").mkdir()
-    (tmp_path / "ops" / "f.cu").write_text(text)
+    (tmp_path / "ops" / "f").mkdir(parents=True)
+    (tmp_path / "ops" / "f" / "f.cu").write_text(text)
     monkeypatch.setattr(cuda_check, "ROOT", tmp_path)
     monkeypatch.setattr(cuda_check, "ARCHITECTURES", (80,))
     (job,) = cuda_check.make_jobs([], cuda_check.find_nvcc(), None)
