@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ops import _dispatch
-from ops.fourier import plain, reference
+from ops._native import register_native
+from ops.fourier import autograd, plain, reference
+
+register_native(
+    "fourier",
+    cuda_sources=("fourier.cu",),
+    cuda_dtypes=(torch.float32, torch.float64, torch.float16, torch.bfloat16),
+)
 
 
 def fourier(
@@ -24,7 +32,7 @@ def fourier(
         v: Vertical coordinates [H].
         rows: Frequencies B in radians per coordinate unit, [k, 2] shared or [N, k, 2] per image.
         phase: Phases b in radians, [k] or [N, k]; None = 0.
-        impl: "auto" or "ref", see `ops._dispatch.choose`.
+        impl: "auto", "ref" or "cpp", see `ops._dispatch.choose`.
 
     Returns:
         Features [2k, H, W] or [N, 2k, H, W]: the sines of all k rows, then the cosines.
@@ -38,6 +46,10 @@ def fourier(
         raise ValueError(f"fourier: phase {list(phase.shape)} does not fit rows {list(rows.shape)}")
     if u.ndim != 1 or v.ndim != 1:
         raise ValueError(f"fourier needs 1-D coordinates, got {list(u.shape)} and {list(v.shape)}")
-    _dispatch.choose("fourier", [u, v, rows, phase], impl)
-    path = reference if impl == "ref" else plain
-    return path.fourier(u, v, rows, phase)
+    if impl == "ref":
+        return reference.fourier(u, v, rows, phase)
+    chosen, _reasons = _dispatch.choose("fourier", [u, v, rows, phase], impl)
+    why_not = autograd.supports(u, v, rows, phase)
+    if chosen == "ref" or why_not is not None:
+        return plain.fourier(u, v, rows, phase)
+    return autograd.native_fourier(chosen, u, v, rows, phase)

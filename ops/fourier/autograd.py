@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ops import _dispatch
+from ops._native import native_op
 from ops.fourier import plain
 
 
@@ -31,31 +33,28 @@ def supports(u: Tensor, v: Tensor, rows: Tensor, phase: Tensor | None = None) ->
 
 
 def native_fourier(
-    library, u: Tensor, v: Tensor, rows: Tensor, phase: Tensor | None = None
+    impl: str, u: Tensor, v: Tensor, rows: Tensor, phase: Tensor | None = None
 ) -> Tensor:
     """`fourier` on the kernels, for calls that `supports` has no objection to.
 
     Args:
-        library: What `ops._dispatch.kernel_module("fourier", ...)` returns.
+        impl: "cuda" or "cpp", as `ops._dispatch.choose` answers.
         u, v, rows, phase: As of `ops.fourier.api.fourier`.
 
     Returns:
         Features [2k, H, W] or [N, 2k, H, W]; gradients of any order.
     """
-    return NativeFourier.apply(library, u, v, rows, phase)
+    return NativeFourier.apply(impl, u, v, rows, phase)
 
 
 class NativeFourier(torch.autograd.Function):
     """[sin; cos](rows_x u + rows_y v + phase)."""
 
     @staticmethod
-    def forward(ctx, library, u, v, rows, phase):
-        ctx.library = library
+    def forward(ctx, impl, u, v, rows, phase):
+        ctx.impl = impl
         ctx.save_for_backward(u, v, rows, phase)
-        *images, k, _two = rows.shape
-        out = rows.new_empty([*images, 2 * k, len(v), len(u)])
-        library.call("fourier_forward", out=out, **_fields(u, v, rows, phase))
-        return out
+        return features(u, v, rows, phase, impl)
 
     @staticmethod
     def backward(ctx, grad):
@@ -63,7 +62,59 @@ class NativeFourier(torch.autograd.Function):
         needed = ctx.needs_input_grad[1:]
         if torch.is_grad_enabled():
             return None, *_composed_gradients(tensors, needed, grad)
-        return None, *_gradients(ctx.library, tensors, needed, grad.contiguous())
+        return None, *_gradients(ctx.impl, tensors, needed, grad)
+
+
+def _fake_features(u: Tensor, v: Tensor, rows: Tensor, phase: Tensor | None, impl: str) -> Tensor:
+    *images, k, _two = rows.shape
+    return rows.new_empty([*images, 2 * k, v.shape[0], u.shape[0]])
+
+
+@native_op("fourier_features", _fake_features)
+def features(
+    u: Tensor,  # [W]
+    v: Tensor,  # [H]
+    rows: Tensor,  # [..., k, 2]
+    phase: Tensor | None,  # [..., k]
+    impl: str,
+) -> Tensor:  # [..., 2k, H, W]
+    """`fourier` by the kernel, not differentiable."""
+    out = _fake_features(u, v, rows, phase, impl)
+    library = _dispatch.kernel_module("fourier", impl)
+    library.call("fourier_forward", out=out, **_fields(u, v, rows, phase))
+    return out
+
+
+def _fake_angle_sums(
+    grad: Tensor, u: Tensor, v: Tensor, rows: Tensor, phase: Tensor | None, impl: str
+) -> tuple[Tensor, Tensor]:
+    exact = torch.float64 if rows.dtype == torch.float64 else torch.float32
+    images = rows.shape[:-1]
+    return (
+        rows.new_empty([*images, u.shape[0]], dtype=exact),
+        rows.new_empty([*images, v.shape[0]], dtype=exact),
+    )
+
+
+@native_op("fourier_angle_sums", _fake_angle_sums)
+def angle_sums(
+    grad: Tensor,  # [..., 2k, H, W]
+    u: Tensor,  # [W]
+    v: Tensor,  # [H]
+    rows: Tensor,  # [..., k, 2]
+    phase: Tensor | None,  # [..., k]
+    impl: str,
+) -> tuple[Tensor, Tensor]:
+    """The gradient of the angles, summed over y, [..., k, W], and over x, [..., k, H]."""
+    cols_sum, rows_sum = _fake_angle_sums(grad, u, v, rows, phase, impl)
+    _dispatch.kernel_module("fourier", impl).call(
+        "fourier_backward",
+        grad=grad.contiguous(),
+        col_sums=cols_sum,
+        row_sums=rows_sum,
+        **_fields(u, v, rows, phase),
+    )
+    return cols_sum, rows_sum
 
 
 def _fields(u: Tensor, v: Tensor, rows: Tensor, phase: Tensor | None) -> dict:
@@ -81,19 +132,11 @@ def _fields(u: Tensor, v: Tensor, rows: Tensor, phase: Tensor | None) -> dict:
     }
 
 
-def _gradients(library, tensors, needed, grad: Tensor) -> list[Tensor | None]:
+def _gradients(impl: str, tensors, needed, grad: Tensor) -> list[Tensor | None]:
     """First order of u, v, rows and phase, by the kernel."""
     u, v, rows, phase = tensors
-    sums = torch.float64 if rows.dtype == torch.float64 else torch.float32
-    cols_sum = torch.empty([*rows.shape[:-1], len(u)], dtype=sums, device=rows.device)
-    rows_sum = torch.empty([*rows.shape[:-1], len(v)], dtype=sums, device=rows.device)
-    library.call(
-        "fourier_backward",
-        grad=grad,
-        col_sums=cols_sum,
-        row_sums=rows_sum,
-        **_fields(u, v, rows, phase),
-    )
+    cols_sum, rows_sum = angle_sums(grad, u, v, rows, phase, impl)
+    sums = cols_sum.dtype
     frequencies = rows.to(sums).flatten(0, -2)
     result = [None, None, None, None]
     if needed[0]:

@@ -1,0 +1,162 @@
+"""The CUDA kernels of fourier, on a GPU or emulated on the CPU, equal the definition."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from ops import _dispatch
+from ops.fourier import fourier, reference
+from ops.fourier.autograd import angle_sums, features, native_fourier, supports
+from tests.ops.emulated import emulated_op
+
+# Images (0 = shared rows), frequencies, height, width: vectors that end within a row and beyond
+# the last point, more columns and rows than one pass of the sums holds.
+SHAPES = {
+    "shared": (0, 5, 3, 16),
+    "own": (2, 3, 5, 7),
+    "one": (0, 1, 1, 1),
+    "wide": (0, 2, 2, 37),
+    "high": (1, 2, 19, 4),
+}
+
+
+class Backend(NamedTuple):
+    """Where the kernels run, and as which implementation they are registered."""
+
+    device: torch.device
+    impl: str
+
+    def __call__(self, *tensors: Tensor | None) -> Tensor:
+        return native_fourier(self.impl, *tensors)
+
+
+@pytest.fixture(scope="module", params=["emulated", pytest.param("cuda", marks=pytest.mark.gpu)])
+def backend(request) -> Iterator[Backend]:
+    if request.param == "cuda":
+        yield Backend(torch.device("cuda"), "cuda")
+        return
+    with emulated_op("fourier"):
+        yield Backend(torch.device("cpu"), "cpp")
+
+
+@pytest.fixture(autouse=True)
+def _nan_in_new_memory() -> Iterator[None]:
+    """An element that a kernel forgets to write is NaN."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def make_inputs(name: str, dtype: torch.dtype, device, with_phase: bool) -> list[Tensor | None]:
+    """u, v, rows, phase."""
+    images, k, height, width = SHAPES[name]
+    generator = torch.Generator().manual_seed(3)
+    shapes = [(width,), (height,), (*([images] if images else []), k, 2)]
+    shapes.append(shapes[2][:-1])
+    tensors = [torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes]
+    tensors[2] *= 3
+    tensors = [t.to(device, dtype) for t in tensors]
+    return tensors if with_phase else [*tensors[:3], None]
+
+
+def run_all(function, tensors: list[Tensor | None]) -> list[Tensor]:
+    """The output and the gradients of all inputs."""
+    leaves = [None if t is None else t.clone().requires_grad_() for t in tensors]
+    y = function(*leaves)
+    grad = torch.randn(y.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    inputs = [t for t in leaves if t is not None]
+    return [y.detach(), *torch.autograd.grad(y, inputs, grad.to(y.device, y.dtype))]
+
+
+def error(actual: Tensor, exact: Tensor) -> float:
+    """Relative root mean square."""
+    return ((actual.double() - exact).square().mean() / exact.square().mean()).sqrt().item()
+
+
+@pytest.mark.parametrize("with_phase", [False, True])
+@pytest.mark.parametrize("name", SHAPES)
+def test_float32_and_its_gradients(backend, name, with_phase):
+    tensors = make_inputs(name, torch.float32, backend.device, with_phase)
+    exact = run_all(reference.fourier, [None if t is None else t.double() for t in tensors])
+    for actual, expected in zip(run_all(backend, tensors), exact):
+        assert actual.shape == expected.shape
+        assert error(actual, expected) <= 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", SHAPES)
+def test_low_precision_rounds_only_results(backend, name, dtype):
+    tensors = make_inputs(name, dtype, backend.device, True)
+    exact = run_all(reference.fourier, [t.double() for t in tensors])
+    for actual, expected in zip(run_all(backend, tensors), exact):
+        assert actual.dtype == dtype
+        assert error(actual, expected) <= torch.finfo(dtype).eps
+
+
+def test_first_and_second_order(backend):
+    tensors = make_inputs("own", torch.float64, backend.device, True)
+    leaves = [t.requires_grad_() for t in tensors]
+    assert torch.autograd.gradcheck(backend, leaves, fast_mode=True)
+    assert torch.autograd.gradgradcheck(backend, leaves, fast_mode=True)
+
+
+def test_only_the_gradients_asked_for(backend):
+    u, v, rows, _phase = make_inputs("shared", torch.float32, backend.device, True)
+    rows.requires_grad_()
+    backend(u, v, rows).sum().backward()
+    assert u.grad is None and v.grad is None
+    expected = rows.detach().clone().requires_grad_()
+    reference.fourier(u, v, expected).sum().backward()
+    torch.testing.assert_close(rows.grad, expected.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_the_public_function_runs_the_kernels(backend, monkeypatch):
+    library = _dispatch.kernel_module("fourier", backend.impl)
+    calls, record = [], library.call
+
+    def call(function, **fields):
+        calls.append(function)
+        return record(function, **fields)
+
+    monkeypatch.setattr(library, "call", call)
+    tensors = make_inputs("own", torch.float32, backend.device, True)
+    actual = fourier(*tensors, impl=backend.impl)
+    assert calls == ["fourier_forward"]
+    assert error(actual, reference.fourier(*[t.double() for t in tensors])) <= 1e-5
+
+
+def test_compilers_see_operators(backend):
+    tensors = make_inputs("own", torch.float32, backend.device, True)
+    torch.library.opcheck(features.operator, (*tensors, backend.impl))
+    grad = torch.randn(2, 6, 5, 7, device=backend.device)
+    torch.library.opcheck(angle_sums.operator, (grad, *tensors, backend.impl))
+    compiled = torch.compile(features, backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(*tensors, backend.impl), features(*tensors, backend.impl))
+
+
+def test_order_of_threads_does_not_matter(backend):
+    tensors = make_inputs("wide", torch.float32, backend.device, True)
+    first = run_all(backend, tensors)
+    if backend.impl == "cuda":
+        others = [run_all(backend, tensors) for _ in range(3)]
+    else:
+        others = []
+        for order in ("descending", "random"):
+            with emulated_op("fourier", order=order):
+                others.append(run_all(backend, tensors))
+    for other in others:
+        assert all(torch.equal(a, b) for a, b in zip(first, other))
+
+
+def test_reasons_for_the_plain_path():
+    u, v, rows, phase = make_inputs("shared", torch.float32, "cpu", True)
+    assert supports(u, v, rows, phase) is None
+    assert "int64" in supports(u, v, rows.long())
+    assert "dtypes" in supports(u.double(), v, rows)
+    assert "empty" in supports(u[:0], v, rows)
+    assert "65535" in supports(u, v, torch.zeros(70000, 2))
