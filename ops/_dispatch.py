@@ -184,8 +184,12 @@ def status() -> dict[str, dict[str, str]]:
 
 
 def _status_line(op: str, impl: str) -> str:
-    reasons = _why_not(op, _kernels.get((op, impl)), impl, [])
-    return f"ref ({'; '.join(reasons)})" if reasons else f"{impl} (compiled on first use)"
+    kernel = _kernels.get((op, impl))
+    reasons = _why_not(op, kernel, impl, [])
+    if reasons or kernel is None:
+        return f"ref ({'; '.join(reasons)})"
+    origin = f" from {', '.join(kernel.sources)}" if kernel.sources else ""
+    return f"{impl} (compiled on first use{origin})"
 
 
 def _why_not(

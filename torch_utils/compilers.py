@@ -128,8 +128,8 @@ def _find_nvcc() -> str | None:
         from torch.utils.cpp_extension import CUDA_HOME
     except ImportError:  # setuptools is missing
         CUDA_HOME = os.environ.get("CUDA_HOME")
-    if CUDA_HOME is None:
-        return None
+    if CUDA_HOME is None:  # also where torch is built without CUDA, whatever there is
+        return shutil.which("nvcc")
     return shutil.which("nvcc", path=os.path.join(CUDA_HOME, "bin"))
 
 

@@ -41,6 +41,7 @@ from torch_utils.compilers import (
 __all__ = [
     "ExtensionBuildError",
     "compiler_report",
+    "extensions_dir",
     "get_library",
     "get_plugin",
     "missing_tools",
@@ -147,7 +148,7 @@ def _load_or_build(
     except OSError as error:
         raise _build_error(extension, sources, [f"cannot read a source: {error}"]) from error
     name = f"{extension}_{key[:16]}"
-    folder = os.path.join(_extensions_dir(), extension, key)
+    folder = os.path.join(extensions_dir(), extension, key)
     binary = os.path.join(folder, name + (sysconfig.get_config_var("EXT_SUFFIX") or ".so"))
 
     loaded = _load_published(load, name, binary)
@@ -259,7 +260,8 @@ def _build_key(
     return digest.hexdigest()[:32]
 
 
-def _extensions_dir() -> str:
+def extensions_dir() -> str:
+    """The folder in which builds are kept."""
     default = os.path.join(os.path.expanduser("~"), ".cache", "torch_extensions")
     return os.environ.get("TORCH_EXTENSIONS_DIR") or default
 

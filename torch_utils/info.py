@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import torch
 
-from torch_utils.custom_ops import compiler_report, missing_tools
+from torch_utils.custom_ops import compiler_report, extensions_dir, missing_tools
 
 _PACKAGES = (
     "numpy",
@@ -71,10 +71,15 @@ def _devices() -> dict[str, str]:
 
 
 def _extensions() -> dict[str, str]:
-    return {
-        kind: "; ".join(missing_tools(uses_cuda)) or "can be built"
+    rows = {
+        kind: _why_not(uses_cuda) or "can be built"
         for kind, uses_cuda in (("C++", False), ("CUDA", True))
     }
+    return {**rows, "kept in": extensions_dir()}
+
+
+def _why_not(uses_cuda: bool) -> str:
+    return "; ".join(missing_tools(uses_cuda, uses_python=False))
 
 
 def _ops() -> dict[str, str]:
@@ -83,11 +88,17 @@ def _ops() -> dict[str, str]:
         from ops._dispatch import status
     except ImportError as error:
         return {"ops": f"cannot be imported: {error}"}
-    return {
-        f"{op} ({device})": text
-        for op, devices in status().items()
-        for device, text in devices.items()
-    }
+    rows = {}
+    for op, devices in status().items():
+        for device, text in devices.items():
+            # Said once, above, and not in every line.
+            kind, missing = (
+                ("CUDA", _why_not(True)) if device == "cuda" else ("C++", _why_not(False))
+            )
+            if missing:
+                text = text.replace(missing, f"{kind} extensions cannot be built, see above")
+            rows[f"{op} ({device})"] = text
+    return rows
 
 
 if __name__ == "__main__":

@@ -120,8 +120,10 @@ def test_registered_kernels_are_listed() -> None:
 def test_status_lists_every_op() -> None:
     _dispatch.register_kernel("bias_act", "cuda", object, missing=lambda: ["nvcc was not found"])
     _dispatch.register_kernel("upfirdn2d", "cuda", object)
+    _dispatch.register_kernel("upfirdn2d", "cpp", object, sources=("a.cpp", "b.cpp"))
     report = _dispatch.status()
     assert {"bias_act", "conv2d_resample", "fma", "grid_sample", "upfirdn2d"} <= set(report)
     assert report["bias_act"]["cuda"] == "ref (nvcc was not found)"
     assert report["upfirdn2d"]["cuda"] == "cuda (compiled on first use)"
+    assert report["upfirdn2d"]["cpu"] == "cpp (compiled on first use from a.cpp, b.cpp)"
     assert report["fma"]["cpu"].startswith("ref (")

@@ -161,6 +161,39 @@ def test_a_failed_build_is_one_error_with_causes_and_cures(
     assert not list((tmp_path / "cache").glob("answer_library/*/build-*"))
 
 
+USE_FMM_TWICE = """
+import torch
+from ops import _dispatch
+from ops._native import register_native
+from ops.fmm import fmm
+
+register_native("fmm", header="fmm.h", cpu_sources=("fmm_cpu.cpp",))
+for _ in range(2):
+    assert fmm(torch.ones(2, 3), torch.ones(1, 2, 1), torch.ones(1, 1, 3)).shape == (1, 2, 3)
+try:
+    fmm(torch.ones(2, 3), torch.ones(1, 2, 1), torch.ones(1, 1, 3), impl="cpp")
+except RuntimeError as error:
+    print(error)
+"""
+
+
+def test_without_a_compiler_it_is_said_once_and_everything_works(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    done = subprocess.run(
+        [sys.executable, "-c", USE_FMM_TWICE],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    cause = "no C++ compiler is found: install g++ or clang++, or set CXX"
+    assert done.stderr.splitlines() == [f"plain PyTorch instead of compiled cpp kernels: {cause}"]
+    assert done.stdout == f"fmm: impl='cpp' cannot run: {cause}\n"
+
+
 def test_a_folder_that_cannot_be_written_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
