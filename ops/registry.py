@@ -21,6 +21,8 @@ from ops.conv2d_resample import conv2d_resample
 from ops.conv2d_resample.reference import conv2d_resample as ref_conv2d_resample
 from ops.fma import fma
 from ops.fma.reference import fma as ref_fma
+from ops.fmm import FMM_ACTIVATIONS, fmm
+from ops.fmm.reference import fmm as ref_fmm
 from ops.grid_sample import grid_sample
 from ops.grid_sample.reference import grid_sample as ref_grid_sample
 from ops.upfirdn2d import setup_filter, upfirdn2d
@@ -32,6 +34,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., torch.Tensor], Callable[..., torch.Tens
     "conv_transpose2d": (conv_transpose2d, ref_conv_transpose2d),
     "conv2d_resample": (conv2d_resample, ref_conv2d_resample),
     "fma": (fma, ref_fma),
+    "fmm": (fmm, ref_fmm),
     "grid_sample": (grid_sample, ref_grid_sample),
     "upfirdn2d": (upfirdn2d, ref_upfirdn2d),
 }
@@ -165,10 +168,25 @@ def _conv_cases() -> list[OpCase]:
     ]
 
 
+def _fmm_cases() -> list[OpCase]:
+    def case(name, n, out, inp, rank, activation="demod", small=True):
+        shapes = {"weight": (out, inp), "a": (n, out, rank), "b": (n, rank, inp)}
+        return OpCase("fmm", name, shapes, {"activation": activation}, small=small)
+
+    return [
+        *(case(activation, 2, 5, 7, 3, activation) for activation in FMM_ACTIVATIONS),
+        case("single", 1, 1, 1, 1, "none"),
+        case("tiles", 2, 17, 33, 10),
+        case("g512", 8, 512, 512, 10, small=False),
+        case("g128", 32, 128, 256, 10, small=False),
+    ]
+
+
 CASES: list[OpCase] = [
     *_bias_act_cases(),
     *_upfirdn2d_cases(),
     *_conv_cases(),
+    *_fmm_cases(),
     OpCase("fma", "equal", {"a": (2, 3), "b": (2, 3), "c": (2, 3)}),
     OpCase("fma", "modulation", {"a": (2, 3, 5, 4), "b": (2, 3, 1, 1), "c": (2, 1, 5, 4)}),
     OpCase("fma", "small-c", {"a": (1,), "b": (3, 1), "c": ()}),

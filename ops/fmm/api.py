@@ -6,10 +6,19 @@ import torch
 from torch import Tensor
 
 from ops import _dispatch
-from ops.fmm import autograd, reference
+from ops._native import register_native
+from ops.fmm import autograd, kernels, reference
 from ops.fmm.reference import FMM_ACTIVATIONS
 
 __all__ = ["FMM_ACTIVATIONS", "fmm"]
+
+register_native(
+    "fmm",
+    cpu_sources=("fmm_cpu.cpp",),
+    cuda_sources=("fmm_fwd.cu", "fmm_bwd.cu"),
+    cuda_dtypes=(torch.float32, torch.float64, torch.float16, torch.bfloat16),
+    unsupported=kernels.why_not,
+)
 
 
 def fmm(
@@ -71,5 +80,4 @@ def fmm(
     chosen, _reasons = _dispatch.choose("fmm", [weight, a, b], impl)
     if chosen == "ref":
         return reference.fmm(weight, a, b, activation, out_dtype=out_dtype)
-    library = _dispatch.kernel_module("fmm", chosen)
-    return autograd.native_fmm(library, weight, a, b, activation, out_dtype or weight.dtype)
+    return autograd.native_fmm(weight, a, b, activation, out_dtype or weight.dtype, chosen)

@@ -1,11 +1,11 @@
 // FMM on the CPU: the modulated rows live in the L1 cache between product, norm and store.
 //
 // A task is a chunk of rows; it copies b[n] (r x I, about 20 KB) into its scratch as the
-// accumulator's type, padded with zeros to whole tiles, and goes through its rows four at a time:
+// accumulator's type, padded with zeros to whole tiles, and goes through its rows six at a time:
 //
-//   4 x kTile        register tile of the product a[n] b[n]: 4 rows, 2 vectors of columns
-//   g    [4, stride] g(M) of four rows, later dM
-//   v    [4, stride] weight * g(M)
+//   6 x kTile        register tile of the product a[n] b[n]: 6 rows, 2 vectors of columns
+//   g    [6, stride] g(M) of six rows, later dM
+//   v    [6, stride] weight * g(M)
 //
 // Every sum has a fixed order that does not depend on the number of threads.
 #include "fmm.h"
@@ -19,7 +19,7 @@
 namespace {
 
 constexpr double kEpsilon = 1e-8;
-constexpr int kRows = 4;
+constexpr int kRows = 6;
 
 inline bool is_linear(int64_t activation) {
     return activation == FMM_DEMOD || activation == FMM_NONE || activation == FMM_IDENTITY;
@@ -112,51 +112,60 @@ struct Chunk {
         return static_cast<const In*>(p.weight) + row * p.weight_stride;
     }
 
-    // g (only with kKeep), v and the squares of the norms of up to four rows.
+    // g (only with kKeep), v and the squares of the norms of up to six rows.
     template <bool kKeep>
     void modulate(int64_t row, int64_t rows) {
+        if (is_linear(p.activation)) modulate_as<kKeep, true>(row, rows);
+        else modulate_as<kKeep, false>(row, rows);
+    }
+
+    template <bool kKeep, bool kLinear>
+    void modulate_as(int64_t row, int64_t rows) {
         const In* weights[kRows];
         for (int64_t q = 0; q < kRows; ++q) {
             weights[q] = weight(row + std::min(q, rows - 1));
             squares[q] = lanes_t<Acc>{};
         }
         const int64_t whole = p.i / kTile;
-        for (int64_t tile = 0; tile < whole; ++tile) modulate_tile<kKeep, true>(tile, weights);
-        if (whole < tiles) modulate_tile<kKeep, false>(whole, weights);
+        for (int64_t tile = 0; tile < whole; ++tile)
+            modulate_tile<kKeep, kLinear, true>(tile, weights);
+        if (whole < tiles) modulate_tile<kKeep, kLinear, false>(whole, weights);
     }
 
-    template <bool kKeep, bool kWhole>
+    template <bool kKeep, bool kLinear, bool kWhole>
     void modulate_tile(int64_t tile, const In* const (&weights)[kRows]) {
         using lanes = lanes_t<Acc>;
-        const int64_t activation = p.activation, rank = p.r, at = tile * kTile;
-        const lanes start = lanes{} + offset<Acc>(activation);
-        lanes m[kRows][2] = {{start, start}, {start, start}, {start, start}, {start, start}};
+        const int64_t rank = p.r, at = tile * kTile;
+        const lanes start = lanes{} + offset<Acc>(p.activation);
+        lanes m[kRows][2];
+#pragma GCC unroll 6
+        for (int q = 0; q < kRows; ++q) m[q][0] = m[q][1] = start;
         const Acc* right = b + tile * rank * kTile;
         const Acc* left = a;
         for (int64_t k = 0; k < rank; ++k, right += kTile, left += kRows) {
-            const lanes first = load<Acc>(right), second = load<Acc>(right + kCount);
-#pragma GCC unroll 4
+            const lanes first = in_register(load<Acc>(right));
+            const lanes second = in_register(load<Acc>(right + kCount));
+#pragma GCC unroll 6
             for (int q = 0; q < kRows; ++q) {
                 m[q][0] += left[q] * first;
                 m[q][1] += left[q] * second;
             }
         }
-        if (!is_linear(activation))
-            for (auto& pair : m)
-                for (lanes& x : pair) x = activate<Acc>(x, activation);
-#pragma GCC unroll 4
+#pragma GCC unroll 6
         for (int q = 0; q < kRows; ++q) {
+            const lanes g0 = kLinear ? m[q][0] : activate<Acc>(m[q][0], p.activation);
+            const lanes g1 = kLinear ? m[q][1] : activate<Acc>(m[q][1], p.activation);
             const In* const from = weights[q] + at;
             const int64_t valid = kWhole ? kTile : p.i - at;
-            const lanes x = load_some<Acc>(from, valid) * m[q][0];
-            const lanes y = load_some<Acc>(from + kCount, valid - kCount) * m[q][1];
-            store<Acc>(v + q * stride + at, x);
-            store<Acc>(v + q * stride + at + kCount, y);
+            const lanes v0 = load_some<Acc>(from, valid) * g0;
+            const lanes v1 = load_some<Acc>(from + kCount, valid - kCount) * g1;
+            store<Acc>(v + q * stride + at, v0);
+            store<Acc>(v + q * stride + at + kCount, v1);
             if (kKeep) {
-                store<Acc>(g + q * stride + at, m[q][0]);
-                store<Acc>(g + q * stride + at + kCount, m[q][1]);
+                store<Acc>(g + q * stride + at, g0);
+                store<Acc>(g + q * stride + at + kCount, g1);
             }
-            squares[q] += x * x + y * y;
+            squares[q] += v0 * v0 + v1 * v1;
         }
     }
 };
@@ -204,7 +213,7 @@ struct Backward {
 
     static constexpr int kCount = Lanes<Acc>::count, kTile = Lanes<Acc>::tile;
 
-    // dM of row q of the four into chunk.g; adds to the row's grad_weight.
+    // dM of row q of the six into chunk.g; adds to the row's grad_weight.
     void row(int64_t q, const Out* grad, const In* weight, Acc* total) {
         Acc* const g = chunk.g + q * chunk.stride;
         const Acc* const v = chunk.v + q * chunk.stride;
@@ -228,7 +237,7 @@ struct Backward {
         }
     }
 
-    // grad_a[n, row, k] = scale * <dM of the row, b[n, k]> for up to four rows.
+    // grad_a[n, row, k] = scale * <dM of the row, b[n, k]> for up to six rows.
     void factors_a(int64_t n, int64_t row, int64_t rows) {
         In* const out = static_cast<In*>(p.grad_a) + (n * p.o + row) * p.r;
         const int64_t rank = p.r, tiles = chunk.tiles, stride = chunk.stride;
@@ -238,7 +247,7 @@ struct Backward {
             const Acc* dm = chunk.g;
             for (int64_t tile = 0; tile < tiles; ++tile, b += rank * kTile, dm += kTile) {
                 const lanes_t<Acc> first = load<Acc>(b), second = load<Acc>(b + kCount);
-#pragma GCC unroll 4
+#pragma GCC unroll 6
                 for (int q = 0; q < kRows; ++q) {
                     dot[q][0] += first * load<Acc>(dm + q * stride);
                     dot[q][1] += second * load<Acc>(dm + q * stride + kCount);
@@ -250,14 +259,14 @@ struct Backward {
         }
     }
 
-    // share[k] += sum over four rows of scale * a[n, row, k] * dM of the row.
+    // share[k] += sum over six rows of scale * a[n, row, k] * dM of the row.
     void factors_b() {
         const int64_t rank = p.r, stride = chunk.stride;
         Acc* to = share;
         for (int64_t tile = 0; tile < chunk.tiles; ++tile) {
             const Acc* const dm = chunk.g + tile * kTile;
             lanes_t<Acc> first[kRows], second[kRows];
-#pragma GCC unroll 4
+#pragma GCC unroll 6
             for (int q = 0; q < kRows; ++q) {
                 first[q] = load<Acc>(dm + q * stride);
                 second[q] = load<Acc>(dm + q * stride + kCount);
@@ -265,7 +274,7 @@ struct Backward {
             const Acc* a = chunk.a;
             for (int64_t k = 0; k < rank; ++k, to += kTile, a += kRows) {
                 lanes_t<Acc> x = load<Acc>(to), y = load<Acc>(to + kCount);
-#pragma GCC unroll 4
+#pragma GCC unroll 6
                 for (int q = 0; q < kRows; ++q) {
                     x += a[q] * first[q];
                     y += a[q] * second[q];

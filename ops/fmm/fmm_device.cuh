@@ -45,7 +45,7 @@ __device__ __forceinline__ void read(const T* p, int64_t valid, bool aligned, Ac
         for (int at = 0; at < N; at += kPiece) {
             const Vector<T, kPiece> piece = load_vector<T, kPiece>(p + at);
 #pragma unroll
-            for (int j = 0; j < kPiece; ++j) x[at + j] = to_float(piece[j]);
+            for (int j = 0; j < kPiece; ++j) x[at + j] = to_float(piece.values[j]);
         }
     } else {
 #pragma unroll
@@ -61,7 +61,7 @@ __device__ __forceinline__ void write(T* p, int64_t valid, bool aligned, const A
         for (int at = 0; at < N; at += kPiece) {
             Vector<T, kPiece> piece;
 #pragma unroll
-            for (int j = 0; j < kPiece; ++j) piece[j] = from_float<T>(x[at + j]);
+            for (int j = 0; j < kPiece; ++j) piece.values[j] = from_float<T>(x[at + j]);
             store_vector(p + at, piece);
         }
     } else {

@@ -152,7 +152,7 @@ __device__ __forceinline__ void multiply(const uint32_t (&a)[kSteps][Parts<In>::
                 const uint32_t* const from =
                     shared + (((step * kParts + part) * 4 + tile) * kWarp + lane) * 2;
                 const Vector<uint32_t, 2> pair = load_vector<uint32_t, 2>(from);
-                const uint32_t b[2] = {pair[0], pair[1]};
+                const uint32_t b[2] = {pair.values[0], pair.values[1]};
                 if (part == 0 && kParts == 2) mma_16x8x16<Part>(d, a[step][kParts - 1], b);
                 mma_16x8x16<Part>(d, a[step][0], b);
             }

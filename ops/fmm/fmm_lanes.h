@@ -43,6 +43,15 @@ inline lanes_t<Acc> load(const T* p) {
     }
 }
 
+// Keeps the compiler from loading an operand again for each product that uses it.
+template <typename V>
+inline V in_register(V x) {
+#if defined(__x86_64__)
+    asm("" : "+x"(x));
+#endif
+    return x;
+}
+
 // Rounds to nearest even; NaN stays NaN.
 template <typename Acc, typename T>
 inline void store(T* p, lanes_t<Acc> x) {

@@ -1,7 +1,6 @@
 """The kernels of `fmm` as functions of tensors: layouts, scratch memory, sizes.
 
-`library` is what `ops._dispatch.kernel_module("fmm", ...)` returns; its functions are declared in
-`fmm.h`. Nothing here is differentiable, see `autograd.py` for that.
+They are declared in `fmm.h`. Nothing here is differentiable, see `autograd.py` for that.
 """
 
 from __future__ import annotations
@@ -13,14 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ops import _dispatch
+from ops._native import native_op
 from ops.fmm.reference import FMM_ACTIVATIONS
 
 MAX_CUDA_RANK = 32
 MAX_CUDA_COLUMNS = 2048
 """A row's share of the gradient stays in shared memory; twice as many columns would fit it."""
 
-# Rows that a task of the CPU, and a block of columns_backward, goes through.
-_FORWARD_CHUNK = 64
+# Rows that a task of the CPU (six at a time), and a block of columns_backward, goes through.
+_FORWARD_CHUNK = 66
 _CUDA_CHUNK = 128
 # Tasks and blocks that keep a large processor or device busy.
 _TASKS = 16
@@ -49,47 +50,76 @@ def result_dtype(weight: Tensor, out_dtype: torch.dtype) -> torch.dtype:
     return out_dtype if weight.dtype == torch.float32 and out_dtype in fused else weight.dtype
 
 
+def _fake_forward(weight, a, b, activation, out_dtype, impl, tensor_cores=-1):
+    return weight.new_empty((a.shape[0], *weight.shape), dtype=out_dtype)
+
+
+@native_op("fmm_forward", _fake_forward)
 def forward(
-    library: Any,
     weight: Tensor,  # [O, I]
     a: Tensor,  # [N, O, r]
     b: Tensor,  # [N, r, I]
     activation: str,
     out_dtype: torch.dtype,
+    impl: str,
+    tensor_cores: int = -1,
 ) -> Tensor:  # [N, O, I]
-    """W in `out_dtype`; in float32 (float64 for float64) up to the last rounding."""
+    """W in `out_dtype`; in float32 (float64 for float64) up to the last rounding.
+
+    Args:
+        weight, a, b: Factors of one dtype.
+        activation: A name of `FMM_ACTIVATIONS`.
+        out_dtype: A result of `result_dtype`.
+        impl: "cpp" or "cuda", as `ops._dispatch.choose` says.
+        tensor_cores: CUDA only: 1 = results of half types may come from tensor cores, 0 = only
+            where the factors are float16, -1 = by what the device multiplies.
+    """
     weight, a, b = _rows(weight), _rows(a), _rows(b)
     out = weight.new_empty((a.shape[0], *weight.shape), dtype=out_dtype)
-    fields = _fields(weight, a, b, activation, out_dtype)
-    library.call("fmm_forward", out=out, chunk=_FORWARD_CHUNK, **fields)
+    if tensor_cores < 0:
+        # Older ones know float16 only.
+        new = not weight.is_cuda or torch.cuda.get_device_capability(weight.device) >= (8, 0)
+        tensor_cores = int(new)
+    _dispatch.kernel_module("fmm", impl).call(
+        "fmm_forward",
+        out=out,
+        chunk=_FORWARD_CHUNK,
+        tensor_cores=tensor_cores,
+        **_fields(weight, a, b, activation, out_dtype),
+    )
     return out
 
 
+def _fake_backward(grad, weight, a, b, activation, wanted, impl, splits=0):
+    tensors = zip((weight, a, b), wanted)
+    return [tensor.new_empty(tensor.shape) for tensor, needed in tensors if needed]
+
+
+@native_op("fmm_backward", _fake_backward)
 def backward(
-    library: Any,
     grad: Tensor,  # [N, O, I]
     weight: Tensor,  # [O, I]
     a: Tensor,  # [N, O, r]
     b: Tensor,  # [N, r, I]
     activation: str,
-    wanted: Sequence[bool] = (True, True, True),
-    splits: int | None = None,
-) -> list[Tensor | None]:
-    """Gradients of weight, a and b, in their dtype; None where not wanted.
+    wanted: Sequence[bool],
+    impl: str,
+    splits: int = 0,
+) -> list[Tensor]:
+    """Gradients of those of weight, a and b that are wanted, in their dtype.
 
     Args:
-        library, activation: As for `forward`.
         grad: Gradient of W, in the dtype of W.
-        weight, a, b: As for `forward`.
+        weight, a, b, activation, impl: As for `forward`.
         wanted: Which of the three are.
-        splits: Parts of the batch whose weight gradients are summed apart, on CUDA; None = by size.
+        splits: Parts of the batch whose weight gradients are summed apart, on CUDA; 0 = by size.
     """
     weight, a, b, grad = _rows(weight), _rows(a), _rows(b), _rows(grad)
     rows, columns = weight.shape
     n, _rows_of_a, rank = a.shape
     precision = torch.float64 if weight.dtype == torch.float64 else torch.float32
-    chunk = _CUDA_CHUNK if weight.is_cuda else min(max(-(-rows // (4 * _TASKS)) * 4, 16), 64)
-    if splits is None:
+    chunk = _CUDA_CHUNK if weight.is_cuda else min(max(-(-rows // (6 * _TASKS)) * 6, 18), 66)
+    if splits == 0:
         splits = choose_splits(n, rows) if weight.is_cuda else 1
 
     def scratch(*shape: int, used: bool = True) -> Tensor | None:
@@ -99,7 +129,7 @@ def backward(
         tensor.new_empty(tensor.shape) if needed else None
         for tensor, needed in zip((weight, a, b), wanted)
     ]
-    library.call(
+    _dispatch.kernel_module("fmm", impl).call(
         "fmm_backward",
         grad_out=grad,
         grad_weight=results[0],
@@ -114,7 +144,7 @@ def backward(
         splits=splits,
         **_fields(weight, a, b, activation, grad.dtype),
     )
-    return results
+    return [result for result in results if result is not None]
 
 
 def choose_splits(n: int, rows: int) -> int:
@@ -149,7 +179,6 @@ def _fields(
         "a_row_stride": a.stride(1),
         "b_image_stride": b.stride(0),
         "b_row_stride": b.stride(1),
-        "tensor_cores": int(not weight.is_cuda or torch.cuda.get_device_capability()[0] >= 8),
         "threads": torch.get_num_threads(),
         "scale": 1 / math.sqrt(rank) if FMM_ACTIVATIONS[activation] else 1.0,
     }
