@@ -2,13 +2,15 @@
 
 Every op has a plain PyTorch implementation ("ref"). Compiled kernels ("cuda" for CUDA tensors,
 "cpp" for CPU tensors) are announced with `register_kernel` by the op's `api.py` and are loaded on
-first use. `choose` decides per call; `status` answers for `python -m torch_utils.info`.
+first use. `choose` decides per call; `status` answers for `python -m torch_utils.info`. With
+GAN_OPS=plain in the environment no compiled kernel is used.
 """
 
 from __future__ import annotations
 
 import importlib
 import logging
+import os
 import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +20,9 @@ import torch
 import ops
 
 IMPLS = ("auto", "ref", "cuda", "cpp")
+
+SWITCH = "GAN_OPS"
+"""Environment variable; "plain" turns compiled kernels off wherever impl is "auto"."""
 
 _log = logging.getLogger("ops")
 
@@ -119,6 +124,8 @@ def choose(
         return "ref", ["impl='ref' was asked for"]
     if not _kernels and impl != "cpp":
         return "ref", ["no compiled kernel is part of this version"]
+    if impl != "cpp" and _switched_off():
+        return "ref", [f"{SWITCH}=plain is set"]
     present = [tensor for tensor in tensors if tensor is not None]
     name = "cpp"
     if impl != "cpp" and any(tensor.device.type == "cuda" for tensor in present):
@@ -139,6 +146,13 @@ def choose(
     elif name == "cuda":
         _say_once(f"{op}: plain PyTorch instead of the cuda kernel: {'; '.join(reasons)}")
     return "ref", reasons
+
+
+def _switched_off() -> bool:
+    value = os.environ.get(SWITCH, "")
+    if value not in ("", "auto", "plain"):
+        raise ValueError(f"{SWITCH} must be 'plain' or 'auto', got {value!r}")
+    return value == "plain"
 
 
 def _builds(kernel: Kernel) -> bool:
@@ -185,7 +199,7 @@ def status() -> dict[str, dict[str, str]]:
 
 def _status_line(op: str, impl: str) -> str:
     kernel = _kernels.get((op, impl))
-    reasons = _why_not(op, kernel, impl, [])
+    reasons = [f"{SWITCH}=plain is set"] if _switched_off() else _why_not(op, kernel, impl, [])
     if reasons or kernel is None:
         return f"ref ({'; '.join(reasons)})"
     origin = f" from {', '.join(kernel.sources)}" if kernel.sources else ""

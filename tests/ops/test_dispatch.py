@@ -74,6 +74,16 @@ def test_a_missing_compiler_is_said_once(caplog: pytest.LogCaptureFixture) -> No
     assert said == ["plain PyTorch instead of compiled cuda kernels: nvcc was not found"]
 
 
+def test_kernels_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    _dispatch.register_kernel("blend", "cpp", object)
+    monkeypatch.setenv("GAN_OPS", "plain")
+    assert _dispatch.choose("blend", (CPU,)) == ("ref", ["GAN_OPS=plain is set"])
+    assert _dispatch.choose("blend", (CPU,), "cpp")[0] == "cpp"
+    monkeypatch.setenv("GAN_OPS", "fast")
+    with pytest.raises(ValueError, match="GAN_OPS must be 'plain' or 'auto', got 'fast'"):
+        _dispatch.choose("blend", (CPU,))
+
+
 def test_unsupported_tensors_are_listed() -> None:
     _dispatch.register_kernel(
         "blend", "cpp", object, unsupported=lambda tensors: [f"dtype {tensors[0].dtype}"]
