@@ -5,6 +5,7 @@ Inference only; there is no gradient. Nothing here waits for the device or depen
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Optional
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from ops import _dispatch
 from ops._native import native_op
 from ops.bias_act import activation_funcs
-from ops.inr_block.plan import KIB, TILES, Limits, device_limits, make_plan
+from ops.inr_block.plan import KIB, TILES, Limits, Plan, device_limits, make_plan
 from ops.inr_layer.inputs import AxisTaps, CoordFeatures, PointTaps
 
 MAX_LAYERS = 4
@@ -233,6 +234,11 @@ def _results(
     return results + ([layers[0].new_empty([batch, channels, *size])] if want_features else [])
 
 
+@functools.lru_cache(maxsize=256)
+def _plan(*sizes: int | Limits) -> Plan:
+    return make_plan(*sizes)
+
+
 @native_op("inr_block_forward", fake=_results)
 def _run(
     layers: Sequence[Tensor],
@@ -253,7 +259,7 @@ def _run(
     x, img, coords, taps = _unpack(inputs, lattice)
     batch, rgb_channels, height, width = results[0].shape
     channels = layers[0].shape[1]
-    plan = make_plan(
+    plan = _plan(
         channels,
         _dense_depth(x, taps, coords),
         len(layers),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 import torch
@@ -91,7 +90,6 @@ def device_limits(device: torch.device) -> Limits:
     return Limits(kib * KIB, found.multi_processor_count, found.major >= 8)
 
 
-@functools.lru_cache(maxsize=256)
 def make_plan(
     channels: int,
     depth: int,
@@ -118,26 +116,26 @@ def make_plan(
     Returns:
         The plan, or None if no tile fits.
     """
-    rows = min((tile.rows for tile in TILES if tile.rows >= channels), default=0)
+    fitting = [tile.rows for tile in TILES if tile.rows >= channels]
+    if not fitting:
+        return None
     steps = -(-depth // _DEPTH) + (num_layers - 1) * -(-channels // _DEPTH)
     best = None
     for index, tile in enumerate(TILES):
-        if tile.rows != rows or (best is not None and best.num_blocks >= limits.multiprocessors):
+        enough = best is not None and best.num_blocks >= limits.multiprocessors
+        if tile.rows != fitting[0] or enough:
             continue
         total = batch * -(-points // tile.points)
-        plans = []
-        for stages in {max(steps, 2), 3, 2}:
+        most = 0
+        for stages in (max(steps, 2), 3, 2):
             size = _shared_bytes(tile, depth, stages, rgb_channels)
-            at_once = min(
-                (limits.shared_bytes + _RESERVED) // (size + _RESERVED),
-                max(1, _THREADS // tile.threads),
-            )
+            at_once = (limits.shared_bytes + _RESERVED) // (size + _RESERVED)
+            at_once = min(at_once, max(1, _THREADS // tile.threads))
             slots = at_once * limits.multiprocessors
             # All weights stay for the tiles to come, if there are any.
-            num_blocks = min(total, slots) if stages >= steps else total
-            if at_once > 0 and (stages <= 3 or total > slots):
-                plans.append((at_once, stages, Plan(index, stages, size, num_blocks)))
-        best = max(plans)[2] if plans else best
+            if at_once > most and (stages <= 3 or total > slots):
+                num_blocks = min(total, slots) if stages >= steps else total
+                best, most = Plan(index, stages, size, num_blocks), at_once
     return best
 
 

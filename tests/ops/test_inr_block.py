@@ -279,7 +279,7 @@ def test_weights_stay_where_they_fit(backend: Backend, monkeypatch: pytest.Monke
     check(whole, case, torch.float16, backend.device)
     ring = resident._replace(stages=2, num_blocks=9)
     ring = ring._replace(shared_bytes=ring.shared_bytes - (resident.stages - 2) * 2 * 32 * 40)
-    monkeypatch.setattr(native, "make_plan", lambda *arguments: ring)
+    monkeypatch.setattr(native, "_plan", lambda *arguments: ring)
     for one, other in zip(native.block_forward(backend.impl, *args, **kwargs), whole):
         assert torch.equal(one, other)
 
@@ -307,6 +307,20 @@ def test_same_numbers_every_time(backend: Backend):
     first = native.block_forward(backend.impl, *args, **kwargs)
     again = native.block_forward(backend.impl, *args, **kwargs)
     assert all(torch.equal(one, other) for one, other in zip(first, again))
+
+
+def test_compiled_code_calls_the_kernel(backend: Backend, monkeypatch: pytest.MonkeyPatch):
+    args, kwargs = make_call(CASES["aligned"], torch.bfloat16, backend.device)
+    expected = inr_block(*args, **kwargs)
+    with torch.no_grad():
+        compiled = torch.compile(inr_block, backend="eager", fullgraph=True)
+        for one, other in zip(compiled(*args, **kwargs), expected):
+            assert torch.equal(one, other)
+    calls = []
+    run = native._run
+    monkeypatch.setattr(native, "_run", lambda *given: calls.append(given) or run(*given))
+    inr_block(*args, **kwargs)
+    torch.library.opcheck(run.operator, calls[0], test_utils=("test_schema", "test_faketensor"))
 
 
 @pytest.mark.parametrize("order", ["descending", "random"])
