@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ops.bias_act import activation_funcs
-from ops.inr_layer import kernels, plain
+from ops.inr_layer import kernels, native, plain
 from ops.inr_layer.inputs import AxisTaps, CoordFeatures, PointTaps
 
 # Negative slope of the activations that a layer's output is enough to differentiate.
@@ -27,12 +27,12 @@ class LayerCall(NamedTuple):
     """What a call has besides differentiable tensors.
 
     Attributes:
-        library: The loaded kernels.
+        impl: "cuda" or "cpp", as `ops._dispatch.choose` answers.
         taps: Vertical and horizontal taps, or None.
         act, gain, clamp: As for `inr_layer`, the gain resolved.
     """
 
-    library: object
+    impl: str
     taps: tuple[AxisTaps, AxisTaps] | None
     act: str
     gain: float
@@ -42,6 +42,13 @@ class LayerCall(NamedTuple):
         """The same as the kernels take it."""
         clamp = -1.0 if self.clamp is None else float(self.clamp)
         return kernels.Activation(float(self.gain), _SLOPES[self.act], clamp)
+
+    def tap_tensors(self) -> list[Tensor | None]:
+        """Indices and weights of the taps as the operators take them."""
+        if self.taps is None:
+            return [None] * 4
+        rows, cols = self.taps
+        return [rows.index, rows.weight, cols.index, cols.weight]
 
 
 def supports(
@@ -111,7 +118,7 @@ def _why_not_size(
     taps: tuple[AxisTaps, ...] | None,
     coords: CoordFeatures | None,
 ) -> str | None:
-    height, width = _grid_size(x, taps, coords)
+    height, width = native.grid_size(x, taps, coords)
     channels = max(weight.shape[1:])
     if height * width == 0:
         return "an empty grid"
@@ -125,17 +132,8 @@ def _why_not_size(
     return None
 
 
-def _grid_size(
-    x: Tensor | None, taps: tuple[AxisTaps, ...] | None, coords: CoordFeatures | None
-) -> tuple[int, int]:
-    """(H, W) of the output."""
-    if x is not None and taps is not None:
-        return len(taps[0].index), len(taps[1].index)
-    return tuple(x.shape[2:] if x is not None else coords.grid_size())
-
-
 def native_layer(
-    library,
+    impl: str,
     weight: Tensor,  # [N, O, I + E]
     x: Tensor | None = None,  # [N, I, h, w]
     bias: Tensor | None = None,  # [O] or [N, O]
@@ -149,14 +147,14 @@ def native_layer(
     """`inr_layer` on the kernels, for calls that `supports` has no objection to.
 
     Args:
-        library: What `ops._dispatch.kernel_module("inr_layer", ...)` returns.
+        impl: "cuda" or "cpp", as `ops._dispatch.choose` answers.
         weight, x, bias, taps, coords, act, gain, clamp: As of `ops.inr_layer.api.inr_layer`.
 
     Returns:
         Features [N, O, H, W] in the dtype of weight; gradients of any order.
     """
     gain = activation_funcs[act].def_gain if gain is None else gain
-    call = LayerCall(library, None if x is None else taps, act, gain, clamp)
+    call = LayerCall(impl, None if x is None else taps, act, gain, clamp)
     coords = coords or CoordFeatures()
     return NativeLayer.apply(
         call, weight, x, bias, coords.cols, coords.rows, coords.shared, coords.own
@@ -167,132 +165,26 @@ class NativeLayer(torch.autograd.Function):
     """y = act(W [up(x); e] + b): first order by kernels, higher orders by composition."""
 
     @staticmethod
-    def forward(ctx, call: LayerCall, weight, x, bias, cols, rows, shared, own):
-        tensors = [
-            None if t is None else t.detach().contiguous()
-            for t in (weight, x, bias, cols, rows, shared, own)
-        ]
-        y = _forward(call, *tensors)
+    def forward(ctx, call: LayerCall, *tensors):
+        y = native.forward(*tensors, *call.tap_tensors(), call.activation(), call.impl)
         ctx.call = call
-        ctx.save_for_backward(weight, x, bias, cols, rows, shared, own, y)
+        ctx.save_for_backward(*tensors, y)
         return y
 
     @staticmethod
     def backward(ctx, grad):
         *tensors, y = ctx.saved_tensors
-        needed = ctx.needs_input_grad[1:]
+        call, wanted = ctx.call, ctx.needs_input_grad[1:]
         if torch.is_grad_enabled():
-            return None, *_composed_gradients(ctx.call, tensors, needed, grad)
-        tensors = [None if t is None else t.contiguous() for t in tensors]
-        return None, *_gradients(ctx.call, tensors, needed, grad.contiguous(), y)
+            found = _composed_gradients(call, tensors, wanted, grad)
+        else:
+            constants = (*call.tap_tensors(), call.activation(), wanted, call.impl)
+            found = native.gradients(grad, y, *tensors, *constants)
+        remaining = iter(found)
+        return None, *[next(remaining) if want else None for want in wanted]
 
 
-def _columns(x: Tensor | None, *parts: Tensor | None) -> list[int]:
-    """First weight column of x (0), then of each part; parts have channels in front."""
-    columns = [0]
-    columns.append(0 if x is None else x.shape[1])
-    for part in parts:
-        columns.append(columns[-1] + (0 if part is None else part.shape[0]))
-    return columns
-
-
-def _forward(call, weight, x, bias, cols, rows, shared, own) -> Tensor:
-    _x, at_cols, at_rows, at_shared, at_own = _columns(x, cols, rows, shared)
-    size = _grid_size(x, call.taps, CoordFeatures(cols, rows, shared, own))
-    features, context = [], None
-    if x is not None and call.taps is None:
-        features.append((x, 0))
-    elif x is not None:
-        context, _none = kernels.forward(call.library, weight, [(x, 0)], tuple(x.shape[2:]))
-    if shared is not None:
-        features.append((shared[None], at_shared))
-    if own is not None:
-        features.append((own, at_own))
-    y, _none = kernels.forward(
-        call.library,
-        weight,
-        features,
-        size,
-        context=context,
-        taps=call.taps,
-        cols=_table(weight, cols, at_cols),
-        rows=_table(weight, rows, at_rows),
-        bias=bias,
-        activation=call.activation(),
-    )
-    return y
-
-
-def _table(weight: Tensor, part: Tensor | None, column: int) -> Tensor | None:
-    """Product of a weight's columns and the features of one axis, not rounded: [N, O, W]."""
-    if part is None:
-        return None
-    exact = kernels.accumulator(weight.dtype)
-    own = weight[:, :, column : column + part.shape[0]]
-    return (own.to(exact) @ part.to(exact)).to(exact)  # also under autocast
-
-
-def _gradients(call, tensors, needed, grad, y) -> list[Tensor | None]:
-    """First order of all tensors that need it, by kernels."""
-    weight, x, bias, cols, rows, shared, own = tensors
-    need_weight, need_x, need_bias, need_cols, need_rows, need_shared, need_own = needed
-    _x, at_cols, at_rows, at_shared, at_own = _columns(x, cols, rows, shared)
-    library, activation = call.library, call.activation()
-    chain = (grad, y, activation)
-    of_weight = torch.empty_like(weight) if need_weight else None
-    result = [of_weight, None, None, None, None, None, None]
-
-    use_cols = cols is not None and (need_weight or need_cols)
-    use_rows = rows is not None and (need_weight or need_rows)
-    total = None
-    if use_cols or use_rows or (need_bias and not need_weight):
-        sums = kernels.sums(library, *chain, cols=use_cols, rows=use_rows, total=need_bias)
-        total = sums[2]
-        for i, part, at, sum_of in ((3, cols, at_cols, sums[0]), (4, rows, at_rows, sums[1])):
-            if sum_of is not None:
-                result[i] = _table_gradients(weight, of_weight, part, at, sum_of, needed[i])
-    if x is not None and call.taps is not None and (need_weight or need_x):
-        low = kernels.context_grad(library, call.taps, *chain)
-        if need_x:
-            result[1] = kernels.input_grad(library, weight, 0, x.shape[1], low)
-        if need_weight:
-            kernels.weight_grad(library, of_weight, 0, x, low)
-        x = None
-    full = ((1, x, 0), (5, None if shared is None else shared[None], at_shared), (6, own, at_own))
-    for i, features, at in full:
-        if features is None:
-            continue
-        if need_weight:
-            # The first product that reads the gradients at all points sums them, too.
-            first = need_bias and total is None
-            of_bias = kernels.weight_grad(library, of_weight, at, features, *chain, total=first)
-            total = of_bias if first else total
-        if needed[i]:
-            gradient = kernels.input_grad(
-                library, weight, at, features.shape[1], *chain, sum_images=i == 5
-            )
-            result[i] = gradient[0] if i == 5 else gradient
-    if need_bias:
-        if total is None:
-            total = kernels.sums(library, *chain, cols=False, rows=False, total=True)[2]
-        result[2] = (total.sum(0) if bias.ndim == 1 else total).to(bias.dtype)
-    return result
-
-
-def _table_gradients(
-    weight: Tensor, of_weight: Tensor | None, part: Tensor, column: int, total: Tensor, need: bool
-) -> Tensor | None:
-    """From the sums along an axis [N, O, W] to the weight's columns and the features [E, W]."""
-    end = column + part.shape[0]
-    if of_weight is not None:
-        of_weight[:, :, column:end] = total @ part.to(total.dtype).t()
-    if not need:
-        return None
-    own = weight[:, :, column:end].to(total.dtype)
-    return (own.flatten(0, 1).t() @ total.flatten(0, 1)).to(part.dtype)
-
-
-def _composed_gradients(call, tensors, needed, grad) -> list[Tensor | None]:
+def _composed_gradients(call, tensors, wanted, grad) -> tuple[Tensor, ...]:
     """The same by PyTorch operations, differentiable."""
     with torch.enable_grad():
         # Views, so that a tensor which another one depends on gets its own share only.
@@ -307,6 +199,5 @@ def _composed_gradients(call, tensors, needed, grad) -> list[Tensor | None]:
             gain=call.gain,
             clamp=call.clamp,
         )
-        inputs = [t for t, need in zip((weight, x, bias, *parts), needed) if need]
-        gradients = iter(torch.autograd.grad(y, inputs, grad, create_graph=True))
-    return [next(gradients) if need else None for need in needed]
+        inputs = [t for t, want in zip((weight, x, bias, *parts), wanted) if want]
+        return torch.autograd.grad(y, inputs, grad, create_graph=True)
