@@ -29,6 +29,36 @@ MIN_RANDOM_LATTICE = 128
 NUM_RANDOM_ROWS = 32
 
 
+# Grids and taps of recent calls on their device. They depend on sizes and regions only.
+_FOURIER_TABLES: dict[tuple[bytes, torch.dtype, torch.device], Tensor] = {}
+_FOURIER_MAX_TABLES = 512
+
+
+def device_table(array: np.ndarray, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """An array on a device, which must not be written to.
+
+    A GPU gets each array once: a copy from the host would make every call wait, and cannot be
+    captured in a CUDA graph.
+
+    Args:
+        array: One or two dimensions, small.
+        dtype: Type of the result.
+        device: Where it is needed.
+    """
+    if device.type == "cpu":
+        return torch.from_numpy(array).to(dtype)
+    key = (array.tobytes() + repr(array.shape).encode("ascii"), dtype, device)
+    found = _FOURIER_TABLES.get(key)
+    if found is None:
+        if len(_FOURIER_TABLES) >= _FOURIER_MAX_TABLES:
+            _FOURIER_TABLES.clear()
+        # As an ordinary tensor, also if it is first needed where gradients are ruled out.
+        with torch.inference_mode(False):
+            found = torch.from_numpy(array).to(dtype).to(device)
+        _FOURIER_TABLES[key] = found
+    return found
+
+
 def num_octaves(num_cells: int) -> int:
     """Octaves of the logarithmic basis on a lattice: m = 0 .. ceil(log2 R) - 1."""
     return max(1, math.ceil(math.log2(num_cells)))
@@ -107,12 +137,11 @@ def grid_features(
     """
     precision = torch.promote_types(rows.dtype, torch.float32)
 
-    def moved(array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).to(precision).to(rows.device)
-
-    tables: list[Tensor | None] = [moved(axis_features(axis, octaves)) for axis in coords]
+    tables: list[Tensor | None] = [
+        device_table(axis_features(axis, octaves), precision, rows.device) for axis in coords
+    ]
     cols_table, rows_table, slices_table = [*tables, None, None][:3]
-    tensors = [moved(axis) for axis in coords]
+    tensors = [device_table(axis, precision, rows.device) for axis in coords]
     shared = grid_waves(tensors, rows.to(precision)) if len(rows) else None
     own = None
     if predicted is not None:
@@ -186,8 +215,8 @@ def point_features(
 def axis_taps(taps: Taps, device: torch.device) -> AxisTaps:
     """Moves one axis of a plan onto the device."""
     return AxisTaps(
-        torch.from_numpy(taps.index).to(device),
-        torch.from_numpy(taps.weight).float().to(device),
+        device_table(taps.index, torch.int64, device),
+        device_table(taps.weight, torch.float32, device),
         taps.num_cells,
         taps.doubling,
         taps.aligned,

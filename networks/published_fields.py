@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from networks.fourier import device_table
 from networks.layers import FullyConnectedLayer
 from networks.levels import GridLevel, PointLevel, exact_dtype
 from ops.inr_layer import CoordFeatures, lattice_upsample
@@ -172,9 +173,10 @@ class PublishedCoordFuser(nn.Module):
         """
         device = self._device(predicted)
         exact = exact_dtype(device)
-        u = torch.as_tensor(2 * level.x - 1).to(exact).to(device)
-        v = torch.as_tensor(1 - 2 / self.resolution - 2 * level.y).to(exact).to(device)
-        u, v = level.mesh(u, v)
+        u, v = 2 * level.x - 1, 1 - 2 / self.resolution - 2 * level.y
+        if isinstance(level, GridLevel):
+            u, v = device_table(u, exact, device), device_table(v, exact, device)
+        u, v = level.mesh(u.to(device, exact), v.to(device, exact))
         shared: list[Tensor] = []
         if self.use_raw_coords:
             raw = torch.broadcast_tensors(u, v)
