@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import torch
 
 import dnnlib
-from ops._dispatch import choose
-from ops.bias_act import plain, reference
+from ops import _dispatch
+from ops._native import register_native
+from ops.bias_act import autograd, plain, reference
+
+
+def _unsupported(tensors: Sequence[torch.Tensor]) -> list[str]:
+    wrong = {str(tensor.dtype) for tensor in tensors if not tensor.is_floating_point()}
+    return [f"it computes in floating point, got {', '.join(sorted(wrong))}"] if wrong else []
+
+
+register_native(
+    "bias_act",
+    cpu_sources=("bias_act_cpu.cpp",),
+    cuda_sources=("bias_act.cu",),
+    header="bias_act.h",
+    dtypes=(torch.float32, torch.float64),
+    cuda_dtypes=(torch.float32, torch.float64, torch.float16, torch.bfloat16),
+    unsupported=_unsupported,
+)
 
 activation_funcs = {
     name: dnnlib.EasyDict(
@@ -49,7 +67,8 @@ def bias_act(
         ValueError: Unknown `act`, negative `clamp`, or `b` does not fit `x`.
         TypeError: `b` has another dtype than `x`.
 
-    Orders of gradient, x and b: 1st, 2nd and higher composed by autograd.
+    Orders of gradient, x and b: 1st and 2nd by kernels where one runs (see `autograd.py`), else,
+    and higher, composed by autograd.
     """
     if act not in activation_funcs:
         raise ValueError(f"act must be one of {', '.join(activation_funcs)}, got {act!r}")
@@ -62,6 +81,25 @@ def bias_act(
             raise ValueError(f"b must have shape [{x.shape[dim]}], got {list(b.shape)}")
         if b.dtype != x.dtype:
             raise TypeError(f"b must have the dtype of x, {x.dtype}, got {b.dtype}")
-    choose("bias_act", (x, b), impl)
+    choice = _dispatch.choose("bias_act", (x, b), impl)[0]
+    # A compiler of whole graphs fuses the plain version itself, and with its neighbours.
+    if choice != "ref" and x.numel() > 0 and not torch.compiler.is_compiling():
+        has_all = not autograd.sums_bias(choice)  # the CPU's library has no smooth activation
+        if has_all or act in autograd.PIECEWISE_LINEAR:
+            spec = activation_funcs[act]
+            options = autograd.BiasActOptions(
+                choice,
+                dim % x.ndim,
+                act,
+                float(spec.def_alpha if alpha is None else alpha),
+                float(spec.def_gain if gain is None else gain),
+                -1.0 if clamp is None else float(clamp),
+            )
+            return autograd.BiasAct.apply(x, b, options)
+        if impl == "cpp":
+            names = ", ".join(autograd.PIECEWISE_LINEAR)
+            raise RuntimeError(
+                f"bias_act: impl='cpp' cannot run: the kernel has {names}, not {act}"
+            )
     module = reference if impl == "ref" else plain
     return module.bias_act(x, b, dim, act, alpha, gain, clamp)

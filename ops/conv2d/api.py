@@ -1,10 +1,13 @@
-"""Public face of the op `conv2d`: PyTorch's convolutions with switchable weight gradients."""
+"""Public face of the op `conv2d`: PyTorch's convolutions with switchable weight gradients.
+
+Larger 3x3 convolutions of float32 on the CPU run `winograd.py` where a compiler is found.
+"""
 
 from __future__ import annotations
 
 import torch
 
-from ops.conv2d import gradfix, reference
+from ops.conv2d import gradfix, reference, winograd
 from ops.conv2d.autograd import Convolution
 
 
@@ -36,7 +39,10 @@ def conv2d(
 
     Orders of gradient: 1st, 2nd and higher composed of convolutions.
     """
-    if not _switchable(input, weight) or isinstance(padding, str):
+    own = not isinstance(padding, str) and (
+        _switchable(input, weight) or _faster(input, weight, stride, padding, dilation, groups)
+    )
+    if not own:
         return reference.conv2d(input, weight, bias, stride, padding, dilation, groups)
     args = _pair(stride), _pair(padding), _pair(dilation), False, [0, 0], groups
     return Convolution.apply(input, weight, bias, *args)
@@ -85,6 +91,24 @@ def _switchable(x: torch.Tensor, weight: torch.Tensor) -> bool:
         and weight.requires_grad
         and x.ndim == 4
         and not torch.is_autocast_enabled(x.device.type)
+    )
+
+
+def _faster(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    stride: int | tuple[int, int],
+    padding: int | tuple[int, int],
+    dilation: int | tuple[int, int],
+    groups: int,
+) -> bool:
+    """Whether the compiled algorithm for 3x3 kernels on the CPU takes this call."""
+    return (
+        x.device.type == "cpu"
+        and x.ndim == weight.ndim == 4
+        and x.shape[1] == weight.shape[1]
+        and not torch.is_autocast_enabled(x.device.type)
+        and winograd.suits(x, weight, _pair(stride), _pair(padding), _pair(dilation), groups)
     )
 
 

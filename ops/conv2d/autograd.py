@@ -2,7 +2,8 @@
 
 PyTorch's own convolution already computes only what `torch.autograd.grad(outputs, inputs)` asks
 for, and is what runs by default. These Functions serve code that sets `gradfix.enabled` and calls
-`backward()` inside `no_weight_gradients()`. All three maps are linear in each argument, so they
+`backward()` inside `no_weight_gradients()`, and convolutions for which `winograd.py` has a faster
+algorithm, here and in both gradients. All three maps are linear in each argument, so they
 close under differentiation: 1st, 2nd and higher orders come from the same two Functions.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import torch
 
-from ops.conv2d import gradfix
+from ops.conv2d import gradfix, winograd
 
 
 class Convolution(torch.autograd.Function):
@@ -20,6 +21,9 @@ class Convolution(torch.autograd.Function):
     def forward(ctx, x, w, b, stride, padding, dilation, transposed, output_padding, groups):
         ctx.save_for_backward(x, w)
         ctx.args = stride, padding, dilation, transposed, output_padding, groups
+        if winograd.suits(x, w, stride, padding, dilation, groups):
+            y = winograd.convolve(x, w, padding, transposed)
+            return y if b is None else y.add_(b[:, None, None])
         return torch.ops.aten.convolution(x, w, b, *ctx.args)
 
     @staticmethod
@@ -43,6 +47,9 @@ class WeightGradient(torch.autograd.Function):
         ctx.save_for_backward(grad_y, x)
         ctx.args = args
         stride, padding, dilation, transposed, output_padding, groups = args
+        if winograd.suits(x, w, stride, padding, dilation, groups):
+            image, result = (grad_y, x) if transposed else (x, grad_y)
+            return winograd.weight_gradient(image, result, padding)
         return torch.ops.aten.convolution_backward(
             grad_y,
             x,

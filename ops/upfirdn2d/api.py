@@ -6,14 +6,27 @@ from collections.abc import Sequence
 
 import torch
 
-from ops._dispatch import choose
-from ops.upfirdn2d import plain, reference
+from ops import _dispatch
+from ops._native import register_native
+from ops.upfirdn2d import autograd, plain, reference
 from ops.upfirdn2d.plain import (
     fir_downsample_padding,
     fir_scaling,
     fir_upsample_padding,
     setup_filter,
 )
+
+register_native(
+    "upfirdn2d",
+    cpu_sources=("upfirdn2d_cpu.cpp",),
+    cuda_sources=("upfirdn2d.cu",),
+    header="upfirdn2d.h",
+    dtypes=(torch.float32, torch.float64),
+    cuda_dtypes=(torch.float32, torch.float64, torch.float16, torch.bfloat16),
+)
+
+_CPU_MIN_SIZE = 24
+"""Longer side of the images from which on the compiled CPU kernel is faster than `plain.py`."""
 
 __all__ = ["downsample2d", "filter2d", "setup_filter", "upfirdn2d", "upsample2d"]
 
@@ -68,9 +81,55 @@ def upfirdn2d(
             raise ValueError(f"upfirdn2d: f must be on {x.device} like x, got {f.device}")
         if f.requires_grad:
             raise ValueError("upfirdn2d has no gradient for f; pass f.detach()")
-    choose("upfirdn2d", (x, f), impl)
+    choice = _dispatch.choose("upfirdn2d", (x,), impl)[0]
+    if choice != "ref" and f is not None and not torch.compiler.is_compiling():
+        options = _native_options(x, f, up, down, padding, flip_filter, gain, choice)
+        if options is not None and (impl == "cpp" or _is_faster(x, f, options)):
+            return autograd.Fir.apply(x, f, options)
+    if impl == "cpp":
+        raise RuntimeError(
+            "upfirdn2d: impl='cpp' cannot run: the kernel takes a separable filter, one of up and "
+            "down along an axis, and images that are not empty"
+        )
     module = reference if impl == "ref" else plain
     return module.upfirdn2d(x, f, up, down, padding, flip_filter, gain)
+
+
+def _native_options(
+    x: torch.Tensor,
+    f: torch.Tensor,
+    up: int | Sequence[int],
+    down: int | Sequence[int],
+    padding: int | Sequence[int],
+    flip_filter: bool,
+    gain: float,
+    impl: str,
+) -> autograd.FirOptions | None:
+    """Arguments of the kernel; None where it does not take the call."""
+    up, down = plain.fir_scaling(up), plain.fir_scaling(down)
+    x0, x1, y0, y1 = plain.fir_padding(padding)
+    fw, fh = plain.fir_size(f)
+    width = (x.shape[3] * up[0] + x0 + x1 - fw) // down[0] + 1
+    height = (x.shape[2] * up[1] + y0 + y1 - fh) // down[1] + 1
+    if min(width, height) < 1 or 0 in x.shape:
+        return None
+    if _dispatch.kernel_module("upfirdn2d", impl).has("upfirdn2d_separable"):
+        both = any(a > 1 and b > 1 for a, b in zip(up, down))
+        if both or autograd.separated(f) is None:
+            return None
+    elif max(fw, fh) > autograd.MAX_TAPS:
+        return None
+    return autograd.FirOptions(
+        impl, up, down, (x0, y0), (width, height), bool(flip_filter), float(gain)
+    )
+
+
+def _is_faster(x: torch.Tensor, f: torch.Tensor, options: autograd.FirOptions) -> bool:
+    """On the CPU, small images are faster as one matrix product (see `plain.py`)."""
+    if x.device.type != "cpu":
+        return True
+    longest = max(*x.shape[2:], *options.size)
+    return longest >= _CPU_MIN_SIZE or (max(options.up) > 1 and longest > 8)
 
 
 def filter2d(

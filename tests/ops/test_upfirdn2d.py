@@ -205,7 +205,11 @@ class TestSetupFilter:
         ({"padding": [1, 2, 3]}, ValueError, r"\[1, 2, 3\]"),
         ({"padding": -2}, ValueError, "nothing left of 4x4 pixels"),
         ({"impl": "fast"}, ValueError, "auto, ref, cuda, cpp, got 'fast'"),
-        ({"impl": "cpp"}, RuntimeError, "no cpp kernel"),
+        (
+            {"impl": "cpp", "x": torch.ones(1, 1, 4, 4).half()},
+            RuntimeError,
+            "cpp kernel does not compute in float16",
+        ),
     ],
 )
 def test_messages(change: dict, error: type[Exception], message: str) -> None:

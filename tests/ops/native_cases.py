@@ -1,0 +1,81 @@
+"""What the tests of the kernels of bias_act and upfirdn2d share: where they run, and calls."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from ops import _dispatch
+from ops.registry import OpCase
+from tests.ops.emulated import emulated_op
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Where kernels run.
+
+    Attributes:
+        name: "cpp" (the C++ kernel), "emulated" (the CUDA kernel on the CPU) or "cuda".
+        device: Of the tensors.
+        impl: What is asked for.
+    """
+
+    name: str
+    device: torch.device
+    impl: str
+
+    @staticmethod
+    @contextlib.contextmanager
+    def named(name: str, op: str) -> Iterator[Backend]:
+        """The backend for the time of a `with` block; skips where it has no compiler."""
+        if name == "emulated":
+            with emulated_op(op):
+                yield Backend(name, torch.device("cpu"), "cpp")
+            return
+        impl, device = ("cuda", "cuda") if name == "cuda" else ("cpp", "cpu")
+        reasons = _dispatch._kernels[op, impl].why_not_built()
+        if reasons:
+            pytest.skip("; ".join(reasons))
+        yield Backend(name, torch.device(device), impl)
+
+    def used(self, op: str) -> bool:
+        """Whether the kernel is what a float32 tensor gets."""
+        return _dispatch.choose(op, (torch.ones(1, device=self.device),), self.impl)[0] == self.impl
+
+
+def backends() -> list:
+    """Parameters for a fixture."""
+    return ["cpp", "emulated", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+def leaves(
+    case: OpCase, device: torch.device, dtype: torch.dtype = torch.float64
+) -> dict[str, torch.Tensor]:
+    """Inputs as leaves."""
+    tensors = case.inputs(dtype, device)
+    return {name: tensor.requires_grad_() for name, tensor in tensors.items()}
+
+
+def as_function(
+    case: OpCase, tensors: dict[str, torch.Tensor], impl: str
+) -> tuple[Callable[..., torch.Tensor], list[torch.Tensor]]:
+    """The op as a function of its tensors in their order."""
+    tensor = next(iter(tensors.values()))
+    op = case.bind(reference=impl == "ref", device=tensor.device)
+
+    def function(*args: torch.Tensor) -> torch.Tensor:
+        return op(**dict(zip(tensors, args)), impl=impl)
+
+    return function, list(tensors.values())
+
+
+def gradients(case: OpCase, backend: Backend, reference: bool) -> list[torch.Tensor]:
+    """The result and first gradients in float32."""
+    tensors = leaves(case, backend.device, torch.float32)
+    function, args = as_function(case, tensors, "ref" if reference else backend.impl)
+    y = function(*args)
+    return [y, *torch.autograd.grad(torch.sin(y).sum(), args)]
