@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ops import _dispatch
 from ops._native import register_native
-from ops.inr_block import native, plain, reference
+from ops.inr_block import native, plain, reference, tiles
+from ops.inr_layer.cpu import Chain
 from ops.inr_layer.inputs import AxisTaps, CoordFeatures, PointTaps
 
 register_native(
@@ -78,10 +79,14 @@ def inr_block(
         return reference.inr_block(*args, **kwargs, want_features=want_features)
     parts = [] if coords is None else coords.parts()
     tensors = [*layers, *biases, rgb, rgb_bias, x, img, *parts]
-    if not _wants_gradient(tensors, taps) and native.supports(*args, **kwargs) is None:
-        chosen, _reasons = _dispatch.choose("inr_block", tensors, impl)
-        if chosen != "ref":
-            return native.block_forward(chosen, *args, **kwargs, want_features=want_features)
+    if not _wants_gradient(tensors, taps):
+        if native.supports(*args, **kwargs) is None:
+            chosen, _reasons = _dispatch.choose("inr_block", tensors, impl)
+            if chosen != "ref":
+                return native.block_forward(chosen, *args, **kwargs, want_features=want_features)
+        chain = Chain(*args, **kwargs)
+        if tiles.supports(chain):
+            return tiles.block_on_cpu(chain, want_features)
     return plain.inr_block(*args, **kwargs, want_features=want_features)
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 from ops import _dispatch
-from ops.inr_layer import plain, reference
+from ops._native import register_native
+from ops.inr_layer import autograd, cpu, cpu_autograd, plain, reference
 from ops.inr_layer.inputs import AxisTaps, CoordFeatures, PointTaps
 
 
@@ -40,9 +42,23 @@ def lattice_upsample(x: Tensor, *taps: AxisTaps | PointTaps, impl: str = "auto")
     elif sizes != list(x.shape[2:]):
         lattice = " x ".join(map(str, sizes))
         raise ValueError(f"taps of a {lattice} lattice do not fit features {list(x.shape)}")
-    _dispatch.choose("inr_layer", [x, taps[0].index], impl)
-    path = reference if impl == "ref" else plain
-    return path.lattice_upsample(x, *taps)
+    if impl == "ref":
+        return reference.lattice_upsample(x, *taps)
+    chosen, _reasons = _dispatch.choose("inr_layer", [x], impl)
+    if chosen == "cpp" and _reads_in_cpp(x, taps):
+        library = _dispatch.kernel_module("inr_layer", "cpp")
+        if library.has("inr_tiles_upsample"):
+            return cpu.upsample(library, x, taps)
+    return plain.lattice_upsample(x, *taps)
+
+
+def _reads_in_cpp(x: Tensor, taps: tuple[AxisTaps, ...] | tuple[PointTaps]) -> bool:
+    """Whether the C++ function reads a lattice so: along two axes, without gradients."""
+    if torch.compiler.is_compiling() or len(taps) != 2 or x.dtype == torch.bfloat16:
+        return False
+    if torch.is_grad_enabled() and x.requires_grad:
+        return False
+    return taps[0].index.shape[1] == taps[1].index.shape[1]
 
 
 def inr_layer(
@@ -76,7 +92,8 @@ def inr_layer(
         act: Name of an activation of `ops.bias_act.activation_funcs`.
         gain: Factor after the activation; None = the activation's default (sqrt 2 for lrelu).
         clamp: Limit of |y| after the gain; None = no limit.
-        impl: "auto", or "ref" for the definition (upsample, concatenate, multiply, activate).
+        impl: "auto"; "ref" for the definition (upsample, concatenate, multiply, activate); "cpp"
+            for the C++ kernel or an error that says why not.
 
     Returns:
         Features [N, O, H, W] in the dtype of weight.
@@ -84,6 +101,7 @@ def inr_layer(
     Raises:
         ValueError: If the number of weight columns is not I + E, the bias does not fit, or x and
             coords are missing.
+        RuntimeError: impl="cpp" cannot run.
     """
     if x is None and coords is None:
         raise ValueError("inr_layer needs features x, coordinate features, or both")
@@ -94,8 +112,27 @@ def inr_layer(
         )
     if bias is not None and tuple(bias.shape) not in (weight.shape[1:2], weight.shape[:2]):
         raise ValueError(f"inr_layer: bias {list(bias.shape)} for weight {list(weight.shape)}")
-    _dispatch.choose("inr_layer", [weight, x, bias], impl)
-    path = reference if impl == "ref" else plain
-    return path.inr_layer(
-        weight, x, bias, taps=taps, coords=coords, act=act, gain=gain, clamp=clamp
-    )
+    options = {"taps": taps, "coords": coords, "act": act, "gain": gain, "clamp": clamp}
+    if impl == "ref":
+        return reference.inr_layer(weight, x, bias, **options)
+    tensors = [weight, x, bias, *([] if coords is None else coords.parts())]
+    chosen, _reasons = _dispatch.choose("inr_layer", tensors, impl)
+    if chosen != "ref":
+        library = _dispatch.kernel_module("inr_layer", chosen)
+        on_device = library.has("inr_layer_forward")
+        why_not = (autograd if on_device else cpu_autograd).supports(weight, x, bias, **options)
+        if why_not is None and on_device:
+            return autograd.native_layer(chosen, weight, x, bias, **options)
+        if why_not is None and not torch.compiler.is_compiling():
+            return cpu_autograd.cpu_layer(library, weight, x, bias, **options)
+        if impl == "cpp" and why_not is not None:
+            raise RuntimeError(f"inr_layer: impl='cpp' cannot run: {why_not}")
+    return plain.inr_layer(weight, x, bias, **options)
+
+
+register_native(
+    "inr_layer",
+    headers=("inr_layer.h", "inr_tiles.h"),
+    cpu_sources=("inr_tiles_cpu.cpp", "inr_tiles_backward_cpu.cpp", "inr_tiles_upsample_cpu.cpp"),
+    cuda_sources=("inr_layer_fwd.cu", "inr_layer_bwd.cu", "inr_layer_reduce.cu"),
+)

@@ -1,0 +1,221 @@
+#pragma once
+// Matrix products on panels, for CPUs: what a tile of pixels is made of.
+//
+// A panel holds kWidth pixels of all channels, [channels][kWidth], contiguous. Pixels are counted
+// row by row, so a panel may hold the end of one row and the start of the next. A product takes a
+// panel of inputs and packed weights [rows / kRows][K][kRows] to a panel of outputs, which is the
+// next product's input: nothing is rearranged in between. Its inner kernel keeps kRows x kWidth
+// sums in registers, as large as they allow.
+
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+namespace inr {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+constexpr int kRows = 12;
+#elif defined(__AVX__)
+constexpr int kVectorBytes = 32;
+constexpr int kRows = 6;
+#else
+constexpr int kVectorBytes = 16;
+constexpr int kRows = 6;
+#endif
+
+template <typename S>
+struct Lanes {
+    typedef S vector __attribute__((vector_size(kVectorBytes)));
+    static constexpr int kCount = kVectorBytes / sizeof(S);
+    static constexpr int kWidth = 2 * kCount;
+
+    static vector load(const S* p) {
+        vector v;
+        std::memcpy(&v, p, kVectorBytes);
+        return v;
+    }
+    static void store(S* p, vector v) { std::memcpy(p, &v, kVectorBytes); }
+};
+
+struct bfloat16 {
+    uint16_t bits;
+};
+
+inline float to_sum(float x) { return x; }
+inline double to_sum(double x) { return x; }
+inline float to_sum(bfloat16 x) {
+    const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
+    float y;
+    std::memcpy(&y, &bits, 4);
+    return y;
+}
+
+inline void from_sum(float x, float& y) { y = x; }
+inline void from_sum(double x, double& y) { y = x; }
+inline void from_sum(float x, bfloat16& y) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, 4);
+    // To the nearest, ties to even; adding could turn a NaN into infinity.
+    const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    y.bits = static_cast<uint16_t>(x == x ? rounded : 0x7fc0);
+}
+
+// Type of the sums.
+template <typename T>
+struct SumOf {
+    typedef float type;
+};
+template <>
+struct SumOf<double> {
+    typedef double type;
+};
+
+// y = max(-limit, min(limit, gain * (v > 0 ? v : slope * v))), NaN stays NaN.
+template <typename S>
+struct Activation {
+    S slope;
+    S gain;
+    S limit;  // infinity = none
+};
+
+enum class Start { kSum, kBias };
+enum class Finish { kSum, kActivate };
+
+// c [kRows][kWidth] = (c or bias) + a^T b, a [K][kRows], b [K][kWidth], then the activation.
+// A function of its own: inlined, it has to share the registers.
+template <typename S, Start kStart, Finish kFinish>
+__attribute__((noinline)) void multiply(
+    int64_t depth, const S* a, const S* b, const S* bias, S* c, const Activation<S>& act) {
+    using L = Lanes<S>;
+    typename L::vector sum[kRows][2];
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i) {
+        for (int half = 0; half < 2; ++half) {
+            if (kStart == Start::kBias) {
+                sum[i][half] = typename L::vector{} + bias[i];
+            } else {
+                sum[i][half] = L::load(c + i * L::kWidth + half * L::kCount);
+            }
+        }
+    }
+    for (int64_t k = 0; k < depth; ++k) {
+        const typename L::vector left = L::load(b);
+        const typename L::vector right = L::load(b + L::kCount);
+        b += L::kWidth;
+#pragma GCC unroll 16
+        for (int i = 0; i < kRows; ++i) {
+            sum[i][0] += a[i] * left;
+            sum[i][1] += a[i] * right;
+        }
+        a += kRows;
+    }
+    const bool clamps = act.limit < std::numeric_limits<S>::infinity();
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i) {
+        for (int half = 0; half < 2; ++half) {
+            typename L::vector v = sum[i][half];
+            if (kFinish == Finish::kActivate) {
+                v = (v > 0 ? v : v * act.slope) * act.gain;
+                if (clamps) {
+                    v = v > act.limit ? typename L::vector{} + act.limit : v;
+                    v = v < -act.limit ? typename L::vector{} - act.limit : v;
+                }
+            }
+            L::store(c + i * L::kWidth + half * L::kCount, v);
+        }
+    }
+}
+
+inline int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
+
+// kRows rows of a weight from panel * kRows on, K of its columns, as [K][kRows]; zeros beyond.
+template <typename T, typename S>
+void pack_weight(
+    const T* weight, int64_t row_stride, int64_t rows, int64_t panel, int64_t depth, S* packed) {
+    for (int64_t i = 0; i < kRows; ++i) {
+        const int64_t row = panel * kRows + i;
+        const T* from = weight + row * row_stride;
+        for (int64_t k = 0; k < depth; ++k) {
+            packed[k * kRows + i] = row < rows ? to_sum(from[k]) : S(0);
+        }
+    }
+}
+
+// Copies channels [C, pixels], as panels from `panel` on; lanes beyond the last pixel are 0.
+// Panels are stride apart.
+template <typename T, typename S>
+void pack_pixels(
+    const T* from, int64_t channels, int64_t pixels, int64_t panel, int64_t panels, int64_t stride,
+    S* out) {
+    constexpr int64_t width = Lanes<S>::kWidth;
+    for (int64_t k = 0; k < channels; ++k) {
+        const T* plane = from + k * pixels + panel * width;
+        for (int64_t j = 0; j < panels; ++j) {
+            const int64_t left = pixels - (panel + j) * width;
+            S* lanes = out + j * stride + k * width;
+            if (left >= width) {
+                for (int64_t lane = 0; lane < width; ++lane) {
+                    lanes[lane] = to_sum(plane[j * width + lane]);
+                }
+                continue;
+            }
+            for (int64_t lane = 0; lane < width; ++lane) {
+                lanes[lane] = lane < left ? to_sum(plane[j * width + lane]) : S(0);
+            }
+        }
+    }
+}
+
+// The way back.
+template <typename T, typename S>
+void unpack_pixels(
+    const S* panels_in, int64_t channels, int64_t pixels, int64_t panel, int64_t panels,
+    int64_t stride, T* out) {
+    constexpr int64_t width = Lanes<S>::kWidth;
+    for (int64_t k = 0; k < channels; ++k) {
+        T* plane = out + k * pixels + panel * width;
+        for (int64_t j = 0; j < panels; ++j) {
+            const int64_t left = pixels - (panel + j) * width;
+            const S* lanes = panels_in + j * stride + k * width;
+            if (left >= width) {
+                for (int64_t lane = 0; lane < width; ++lane) {
+                    from_sum(lanes[lane], plane[j * width + lane]);
+                }
+                continue;
+            }
+            for (int64_t lane = 0; lane < left; ++lane) {
+                from_sum(lanes[lane], plane[j * width + lane]);
+            }
+        }
+    }
+}
+
+// One product for a tile: every weight panel, as long as it is in the cache, with all pixels.
+// Panels of inputs are in_stride apart, those of outputs out_stride.
+template <typename S, Start kStart, Finish kFinish>
+void multiply_tile(
+    int64_t rows,
+    int64_t depth,
+    int64_t panels,
+    const S* weight,
+    const S* bias,
+    const S* in,
+    int64_t in_stride,
+    S* out,
+    int64_t out_stride,
+    const Activation<S>& act) {
+    for (int64_t i = 0; i < round_up(rows, kRows); i += kRows) {
+        for (int64_t j = 0; j < panels; ++j) {
+            multiply<S, kStart, kFinish>(
+                depth,
+                weight + i * depth,
+                in + j * in_stride,
+                bias + i,
+                out + j * out_stride + i * Lanes<S>::kWidth,
+                act);
+        }
+    }
+}
+
+}  // namespace inr

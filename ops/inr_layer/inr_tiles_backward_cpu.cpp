@@ -1,0 +1,167 @@
+// inr_tiles_backward: see inr_tiles.h. Planes (one channel of one image) are independent of each
+// other; each is read once.
+
+#include <algorithm>
+#include <limits>
+#include <new>
+#include <vector>
+
+#include "inr_panels.h"
+#include "inr_parallel.h"
+#include "inr_tiles.h"
+
+namespace {
+
+using namespace inr;
+
+// Which columns of the fine grid read each column of the lattice below, and with what weight.
+template <typename S>
+struct Readers {
+    std::vector<int64_t> start;  // [w + 1]
+    std::vector<int64_t> at;
+    std::vector<S> share;
+    bool doubles;  // column c is read by 2c and 2c + 1 with weight 1, and by nothing else
+
+    Readers(const int64_t* index, const S* weight, int64_t width, int64_t taps, int64_t low)
+        : start(low + 1, 0), at(width * taps), share(width * taps), doubles(taps == 1) {
+        const int64_t count = width * taps;
+        for (int64_t i = 0; i < count; ++i) {
+            ++start[index[i] + 1];
+            doubles = doubles && index[i] == i / 2;
+        }
+        doubles = doubles && width == 2 * low;
+        for (int64_t c = 0; c < low; ++c) {
+            start[c + 1] += start[c];
+        }
+        std::vector<int64_t> next(start.begin(), start.end() - 1);
+        for (int64_t i = 0; i < count; ++i) {
+            const int64_t place = next[index[i]]++;
+            at[place] = i / taps;
+            share[place] = taps == 1 ? S(1) : weight[i];
+        }
+    }
+
+    // sums [w] = what the columns of one row pass on.
+    void reduce(const S* row, S* sums) const {
+        const int64_t low = static_cast<int64_t>(start.size()) - 1;
+        for (int64_t c = 0; doubles && c < low; ++c) {
+            sums[c] = row[2 * c] + row[2 * c + 1];
+        }
+        for (int64_t c = 0; !doubles && c < low; ++c) {
+            S sum = 0;
+            for (int64_t i = start[c]; i < start[c + 1]; ++i) {
+                sum += share[i] * row[at[i]];
+            }
+            sums[c] = sum;
+        }
+    }
+};
+
+template <typename T>
+struct Backward {
+    using S = typename SumOf<T>::type;
+
+    const InrTilesBackwardParams& p;
+    const S above;
+    const S below;
+    const S limit;
+    const Readers<S> readers;
+
+    explicit Backward(const InrTilesBackwardParams& params)
+        : p(params),
+          above(S(p.gain)),
+          below(S(p.gain * p.slope)),
+          limit(p.clamp < 0 ? std::numeric_limits<S>::infinity() : S(p.clamp)),
+          readers(
+              static_cast<const int64_t*>(p.col_index), static_cast<const S*>(p.col_weight),
+              p.context == nullptr ? 0 : p.width, p.taps, p.low_width) {}
+
+    void run() const {
+        const int64_t size = p.width + p.low_width + p.low_height * p.low_width + p.width;
+        std::vector<S> memory(p.threads * size);
+        parallel_for(p.planes, p.threads, [&](int64_t plane, int64_t thread) {
+            S* const row = memory.data() + thread * size;
+            one_plane(plane, row, row + p.width, row + 2 * p.width);
+        });
+    }
+
+    void one_plane(int64_t plane, S* row, S* columns, S* reduced) const {
+        S* const low = reduced + p.low_width;
+        const int64_t low_size = p.context == nullptr ? 0 : p.low_height * p.low_width;
+        std::fill(columns, columns + p.width, S(0));
+        std::fill(low, low + low_size, S(0));
+        S total = 0;
+        for (int64_t y = 0; y < p.height; ++y) {
+            const int64_t at = (plane * p.height + y) * p.width;
+            differentiate(static_cast<const T*>(p.grad) + at, static_cast<const T*>(p.y) + at, row);
+            S sum = 0;
+#pragma omp simd reduction(+ : sum)
+            for (int64_t x = 0; x < p.width; ++x) {
+                sum += row[x];
+            }
+            total += sum;
+            if (p.rows != nullptr) {
+                static_cast<S*>(p.rows)[plane * p.height + y] = sum;
+            }
+            for (int64_t x = 0; p.cols != nullptr && x < p.width; ++x) {
+                columns[x] += row[x];
+            }
+            for (int64_t x = 0; p.inner != nullptr && x < p.width; ++x) {
+                from_sum(row[x], static_cast<T*>(p.inner)[at + x]);
+            }
+            if (p.context != nullptr) {
+                readers.reduce(row, reduced);
+                add_rows(y, reduced, low);
+            }
+        }
+        for (int64_t i = 0; i < low_size; ++i) {
+            from_sum(low[i], static_cast<T*>(p.context)[plane * low_size + i]);
+        }
+        for (int64_t x = 0; p.cols != nullptr && x < p.width; ++x) {
+            static_cast<S*>(p.cols)[plane * p.width + x] = columns[x];
+        }
+        if (p.total != nullptr) {
+            static_cast<S*>(p.total)[plane] = total;
+        }
+    }
+
+    // A NaN in y stays one: 0 NaN.
+    void differentiate(const T* grad, const T* y, S* row) const {
+        for (int64_t x = 0; x < p.width; ++x) {
+            const S value = to_sum(y[x]);
+            const S slope = value > 0 ? above : below;
+            const S kept = value < limit && value > -limit ? slope : S(0);
+            row[x] = to_sum(grad[x]) * (value == value ? kept : value);
+        }
+    }
+
+    void add_rows(int64_t y, const S* reduced, S* low) const {
+        for (int64_t t = 0; t < p.taps; ++t) {
+            const int64_t tap = y * p.taps + t;
+            S* const line = low + static_cast<const int64_t*>(p.row_index)[tap] * p.low_width;
+            const S share = p.taps == 1 ? S(1) : static_cast<const S*>(p.row_weight)[tap];
+            for (int64_t c = 0; c < p.low_width; ++c) {
+                line[c] += share * reduced[c];
+            }
+        }
+    }
+};
+
+}  // namespace
+
+const char* inr_tiles_backward(const InrTilesBackwardParams* p) try {
+    switch (p->dtype) {
+        case INR_FLOAT32:
+            Backward<float>(*p).run();
+            return nullptr;
+        case INR_FLOAT64:
+            Backward<double>(*p).run();
+            return nullptr;
+        case INR_BFLOAT16:
+            Backward<bfloat16>(*p).run();
+            return nullptr;
+    }
+    return "inr_tiles_backward takes float32, float64 and bfloat16";
+} catch (const std::bad_alloc&) {
+    return "out of memory";
+}

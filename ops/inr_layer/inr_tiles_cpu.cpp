@@ -1,0 +1,368 @@
+// inr_tiles_forward: see inr_tiles.h. A few images at a time, in three phases, each spread over the
+// threads: weights are packed; W_x x is taken on the lattice below; tiles of pixels go through all
+// layers and to-RGB, in buffers that fit the cache.
+
+#include <algorithm>
+#include <limits>
+#include <new>
+#include <vector>
+
+#include "inr_lattice.h"
+#include "inr_panels.h"
+#include "inr_parallel.h"
+#include "inr_tiles.h"
+
+namespace {
+
+using namespace inr;
+
+constexpr int64_t kMaxLayers = 4;
+// Inputs and outputs of a layer for one tile: half of a second-level cache of 512 KiB.
+constexpr int64_t kTileBytes = 256 << 10;
+// Weights and contexts of the images worked on at a time, unless a single image needs more.
+constexpr int64_t kImagesBytes = 32 << 20;
+
+// Grown when needed and kept, so that steady work touches no new pages.
+template <typename S>
+S* workspace(int64_t count) {
+    thread_local std::vector<S> memory;
+    constexpr int64_t slack = 64 / sizeof(S);
+    if (static_cast<int64_t>(memory.size()) < count + slack) {
+        memory = std::vector<S>();
+        memory.resize(count + slack);
+    }
+    const uintptr_t start = reinterpret_cast<uintptr_t>(memory.data());
+    return reinterpret_cast<S*>((start + 63) / 64 * 64);
+}
+
+template <typename T>
+struct Chain {
+    using S = typename SumOf<T>::type;
+    using L = Lanes<S>;
+
+    const InrTilesParams& p;
+    const void* weights[kMaxLayers];
+    const void* biases[kMaxLayers];
+    int64_t bias_strides[kMaxLayers];
+    int64_t outs[kMaxLayers];
+    int64_t depths[kMaxLayers];  // of the product on tiles
+    Activation<S> act;
+    bool has_context;
+    int64_t low_row_panels;  // panels per row of the context
+    int64_t tile_panels;
+    int64_t low_tile_panels;
+    // Where parts of one image are: packed weights and biases by layer, of to-RGB, of the context,
+    // then the context itself.
+    int64_t weight_at[kMaxLayers];
+    int64_t bias_at[kMaxLayers];
+    int64_t rgb_at;
+    int64_t rgb_bias_at;
+    int64_t zeros_at;
+    int64_t context_weight_at;
+    int64_t context_at;
+    int64_t image_size;
+    int64_t tile_size;  // elements of one thread's two buffers
+
+    explicit Chain(const InrTilesParams& params) : p(params) {
+        const void* all_weights[] = {p.weight0, p.weight1, p.weight2, p.weight3};
+        const void* all_biases[] = {p.bias0, p.bias1, p.bias2, p.bias3};
+        const int64_t strides[] = {p.bias_stride0, p.bias_stride1, p.bias_stride2, p.bias_stride3};
+        const int64_t all_outs[] = {p.out0, p.out1, p.out2, p.out3};
+        for (int64_t k = 0; k < p.layers; ++k) {
+            weights[k] = all_weights[k];
+            biases[k] = all_biases[k];
+            bias_strides[k] = strides[k];
+            outs[k] = all_outs[k];
+            depths[k] = k > 0 ? all_outs[k - 1] : 0;
+        }
+        has_context = p.x != nullptr && p.taps > 0;
+        depths[0] = (has_context ? 0 : p.in_channels) + p.shared_channels + p.own_channels;
+        const S limit = p.clamp < 0 ? std::numeric_limits<S>::infinity() : S(p.clamp);
+        act = {S(p.slope), S(p.gain), limit};
+        measure();
+    }
+
+    void measure() {
+        low_row_panels = panels_of(p.low_width);
+        int64_t widest = depths[0], size = 0;
+        for (int64_t k = 0; k < p.layers; ++k) {
+            const int64_t rows = round_up(outs[k], kRows);
+            widest = std::max(widest, rows);
+            weight_at[k] = size;
+            size += rows * depths[k];
+            bias_at[k] = size;
+            size += rows;
+        }
+        const int64_t colours = p.image == nullptr ? 0 : round_up(p.colours, kRows);
+        rgb_at = size;
+        rgb_bias_at = size += colours * outs[p.layers - 1];
+        size += colours;
+        widest = std::max(widest, colours);
+        const int64_t rows = round_up(outs[0], kRows);
+        zeros_at = size;
+        context_weight_at = size += rows;
+        size += has_context ? rows * p.in_channels : 0;
+        context_at = size = round_up(size, L::kWidth);
+        size += has_context ? p.low_height * low_row_panels * L::kWidth * rows : 0;
+        image_size = round_up(size, L::kWidth);
+        const int64_t bytes = p.tile_bytes > 0 ? p.tile_bytes : kTileBytes;
+        const int64_t budget = bytes / int64_t(sizeof(S)) / L::kWidth;
+        tile_panels = std::max<int64_t>(1, budget / (2 * widest));
+        low_tile_panels = std::max<int64_t>(1, budget / (p.in_channels + rows));
+        tile_size = 2 * widest * tile_panels * L::kWidth;
+        tile_size = std::max(tile_size, (p.in_channels + rows) * low_tile_panels * L::kWidth);
+    }
+
+    void run() {
+        const int64_t most = std::max<int64_t>(1, kImagesBytes / int64_t(sizeof(S)) / image_size);
+        const int64_t group = std::min(p.batch, most);
+        S* const images = workspace<S>(group * image_size + p.threads * tile_size);
+        S* const tiles = images + group * image_size;
+        for (int64_t first = 0; first < p.batch; first += group) {
+            const int64_t count = std::min(group, p.batch - first);
+            parallel_for(count * pack_jobs(), p.threads, [&](int64_t job, int64_t) {
+                const int64_t n = job / pack_jobs();
+                pack(first + n, job % pack_jobs(), images + n * image_size);
+            });
+            if (has_context) {
+                const int64_t all = panels_of(p.low_height * p.low_width);
+                const int64_t jobs = round_up(all, low_tile_panels) / low_tile_panels;
+                parallel_for(count * jobs, p.threads, [&](int64_t job, int64_t thread) {
+                    const int64_t n = job / jobs, panel = job % jobs * low_tile_panels;
+                    const int64_t panels = std::min(low_tile_panels, all - panel);
+                    S* const buffer = tiles + thread * tile_size;
+                    context(first + n, images + n * image_size, panel, panels, buffer);
+                });
+            }
+            const int64_t all = panels_of(pixels());
+            const int64_t jobs = round_up(all, tile_panels) / tile_panels;
+            parallel_for(count * jobs, p.threads, [&](int64_t job, int64_t thread) {
+                // Neighbouring jobs are the same tile of all images: they share the features.
+                const int64_t n = job % count, panel = job / count * tile_panels;
+                const int64_t panels = std::min(tile_panels, all - panel);
+                S* const buffer = tiles + thread * tile_size;
+                tile(first + n, images + n * image_size, panel, panels, buffer);
+            });
+        }
+    }
+
+    // The layers, to-RGB, the context.
+    int64_t pack_jobs() const { return p.layers + 2; }
+
+    int64_t pixels() const { return p.height * p.width; }
+
+    static int64_t panels_of(int64_t pixels) { return round_up(pixels, L::kWidth) / L::kWidth; }
+
+    int64_t columns() const {
+        return p.in_channels + p.table_channels + p.shared_channels + p.own_channels;
+    }
+
+    void pack(int64_t n, int64_t job, S* image) const {
+        if (job == p.layers) {
+            pack_rgb(n, image);
+            return;
+        }
+        const int64_t k = job < p.layers ? job : 0;
+        const int64_t stride = k == 0 ? columns() : depths[k];
+        const T* weight = static_cast<const T*>(weights[k]) + n * outs[k] * stride;
+        if (job > p.layers) {
+            for (int64_t i = 0; i < round_up(outs[0], kRows); ++i) {
+                image[zeros_at + i] = 0;
+            }
+            for (int64_t i = 0; has_context && i * kRows < outs[0]; ++i) {
+                S* packed = image + context_weight_at + i * kRows * p.in_channels;
+                pack_weight(weight, stride, outs[0], i, p.in_channels, packed);
+            }
+            return;
+        }
+        // Of the first layer, columns of x on the output grid, then those after the tables.
+        const int64_t head = k > 0 ? depths[k] : has_context ? 0 : p.in_channels;
+        const int64_t tail = p.in_channels + p.table_channels - head;
+        for (int64_t i = 0; i * kRows < outs[k]; ++i) {
+            S* packed = image + weight_at[k] + i * kRows * depths[k];
+            pack_weight(weight, stride, outs[k], i, head, packed);
+            packed += kRows * head;
+            pack_weight(weight + head + tail, stride, outs[k], i, depths[k] - head, packed);
+        }
+        const T* bias = static_cast<const T*>(biases[k]);
+        for (int64_t i = 0; i < round_up(outs[k], kRows); ++i) {
+            const bool given = bias != nullptr && i < outs[k];
+            image[bias_at[k] + i] = given ? to_sum(bias[n * bias_strides[k] + i]) : S(0);
+        }
+    }
+
+    void pack_rgb(int64_t n, S* image) const {
+        const int64_t depth = outs[p.layers - 1];
+        const T* weight = static_cast<const T*>(p.rgb) + n * p.colours * depth;
+        for (int64_t i = 0; p.image != nullptr && i * kRows < p.colours; ++i) {
+            pack_weight(weight, depth, p.colours, i, depth, image + rgb_at + i * kRows * depth);
+            for (int64_t c = i * kRows; c < (i + 1) * kRows; ++c) {
+                const S bias = c < p.colours ? static_cast<const S*>(p.rgb_bias)[c] : S(0);
+                image[rgb_bias_at + c] = bias;
+            }
+        }
+    }
+
+    // W_x x of some panels of the lattice below, kept row by row: [h][panels of a row][O][kWidth].
+    void context(int64_t n, S* image, int64_t panel, int64_t panels, S* buffer) const {
+        const int64_t pixels = p.low_height * p.low_width;
+        const int64_t stride = p.in_channels * L::kWidth;
+        const int64_t block = round_up(outs[0], kRows) * L::kWidth;
+        const T* x = static_cast<const T*>(p.x) + n * p.in_channels * pixels;
+        pack_pixels(x, p.in_channels, pixels, panel, panels, stride, buffer);
+        const bool in_place = p.low_width % L::kWidth == 0;
+        S* const kept = image + context_at;
+        S* const out = in_place ? kept + panel * block : buffer + panels * stride;
+        multiply_tile<S, Start::kBias, Finish::kSum>(
+            outs[0], p.in_channels, panels, image + context_weight_at, image + zeros_at, buffer,
+            stride, out, block, act);
+        for (int64_t j = 0; !in_place && j < panels; ++j) {
+            for_segments(panel + j, L::kWidth, p.low_height, p.low_width, [&](const Segment& at) {
+                S* const row = kept + at.y * low_row_panels * block;
+                for (int64_t i = 0; i < block; i += L::kWidth) {
+                    const S* lanes = out + j * block + i + at.lane;
+                    for (int64_t lane = 0; lane < at.count; ++lane) {
+                        const int64_t x = at.x + lane;
+                        row[x / L::kWidth * block + i + x % L::kWidth] = lanes[lane];
+                    }
+                }
+            });
+        }
+    }
+
+    // All layers and to-RGB for some panels of one image.
+    void tile(int64_t n, const S* image, int64_t panel, int64_t panels, S* buffer) const {
+        S* in = buffer;
+        S* out = buffer + tile_size / 2;
+        const int64_t stride = depths[0] * L::kWidth;
+        pack_inputs(n, panel, panels, stride, in);
+        start_first(n, image, panel, panels, out);
+        multiply_tile<S, Start::kSum, Finish::kActivate>(
+            outs[0], depths[0], panels, image + weight_at[0], image, in, stride, out,
+            round_up(outs[0], kRows) * L::kWidth, act);
+        for (int64_t k = 1; k < p.layers; ++k) {
+            std::swap(in, out);
+            multiply_tile<S, Start::kBias, Finish::kActivate>(
+                outs[k], depths[k], panels, image + weight_at[k], image + bias_at[k], in,
+                round_up(outs[k - 1], kRows) * L::kWidth, out,
+                round_up(outs[k], kRows) * L::kWidth, act);
+        }
+        const int64_t out_stride = round_up(outs[p.layers - 1], kRows) * L::kWidth;
+        if (p.image != nullptr) {
+            const Activation<S> none = {S(1), S(1), act.limit};
+            multiply_tile<S, Start::kBias, Finish::kActivate>(
+                p.colours, outs[p.layers - 1], panels, image + rgb_at, image + rgb_bias_at, out,
+                out_stride, in, round_up(p.colours, kRows) * L::kWidth, none);
+        }
+        if (p.image != nullptr) {
+            write_image(n, panel, panels, in);
+        }
+        if (p.features != nullptr) {
+            T* to = static_cast<T*>(p.features) + n * outs[p.layers - 1] * pixels();
+            unpack_pixels(out, outs[p.layers - 1], pixels(), panel, panels, out_stride, to);
+        }
+    }
+
+    void pack_inputs(int64_t n, int64_t panel, int64_t panels, int64_t stride, S* in) const {
+        const void* sources[] = {has_context ? nullptr : p.x, p.shared, p.own};
+        const int64_t channels[] = {p.in_channels, p.shared_channels, p.own_channels};
+        for (int64_t s = 0; s < 3; ++s) {
+            if (sources[s] == nullptr) {
+                continue;
+            }
+            const int64_t shift = s == 1 ? 0 : n * channels[s] * pixels();
+            const T* from = static_cast<const T*>(sources[s]) + shift;
+            pack_pixels(from, channels[s], pixels(), panel, panels, stride, in);
+            in += channels[s] * L::kWidth;
+        }
+    }
+
+    GridTaps<S> grid_taps() const {
+        return {p.taps,
+                static_cast<const int64_t*>(p.row_index),
+                static_cast<const int64_t*>(p.col_index),
+                static_cast<const S*>(p.row_weight),
+                static_cast<const S*>(p.col_weight)};
+    }
+
+    // Bias, tables and the context below: what the first layer's sums start from.
+    void start_first(int64_t n, const S* image, int64_t panel, int64_t panels, S* out) const {
+        const int64_t rows = round_up(outs[0], kRows);
+        const int64_t block = rows * L::kWidth;
+        const LatticeLayout at = {low_row_panels * block, block, L::kWidth, L::kWidth};
+        const S* cols = static_cast<const S*>(p.col_terms);
+        const S* lines = static_cast<const S*>(p.row_terms);
+        const bool has_tables = cols != nullptr || lines != nullptr;
+        for (int64_t j = 0; j < panels; ++j) {
+            S* sums = out + j * block;
+            for (int64_t i = 0; i < block; ++i) {
+                sums[i] = image[bias_at[0] + i / L::kWidth];
+            }
+            for_segments(panel + j, L::kWidth, p.height, p.width, [&](const Segment& segment) {
+                S* lanes = sums + segment.lane;
+                for (int64_t i = 0; i < outs[0]; ++i) {
+                    const int64_t row = n * outs[0] + i;
+                    const S line = lines == nullptr ? S(0) : lines[row * p.height + segment.y];
+                    const S* col = cols + row * p.width + segment.x;
+                    for (int64_t lane = 0; has_tables && lane < segment.count; ++lane) {
+                        lanes[i * L::kWidth + lane] += line + (cols == nullptr ? S(0) : col[lane]);
+                    }
+                }
+                if (has_context) {
+                    const SegmentTaps<S> taps(grid_taps(), at, segment);
+                    for (int64_t i = 0; i < outs[0]; ++i) {
+                        taps.add(image + context_at, i, lanes + i * L::kWidth);
+                    }
+                }
+            });
+        }
+    }
+
+    // Adds the image below.
+    void write_image(int64_t n, int64_t panel, int64_t panels, S* colours) const {
+        const int64_t stride = round_up(p.colours, kRows) * L::kWidth;
+        const S* below = static_cast<const S*>(p.img);
+        const LatticeLayout low = {p.low_width, 0, INT64_MAX, p.low_height * p.low_width};
+        for (int64_t j = 0; j < panels; ++j) {
+            for_segments(panel + j, L::kWidth, p.height, p.width, [&](const Segment& segment) {
+                S* lanes = colours + j * stride + segment.lane;
+                const int64_t first = segment.y * p.width + segment.x;
+                if (below != nullptr && p.taps > 0) {
+                    const SegmentTaps<S> taps(grid_taps(), low, segment);
+                    for (int64_t c = 0; c < p.colours; ++c) {
+                        taps.add(below, n * p.colours + c, lanes + c * L::kWidth);
+                    }
+                }
+                for (int64_t c = 0; c < p.colours; ++c) {
+                    const int64_t at = (n * p.colours + c) * pixels() + first;
+                    for (int64_t lane = 0; lane < segment.count; ++lane) {
+                        const S add = below != nullptr && p.taps == 0 ? below[at + lane] : S(0);
+                        static_cast<S*>(p.image)[at + lane] = lanes[c * L::kWidth + lane] + add;
+                    }
+                }
+            });
+        }
+    }
+};
+
+}  // namespace
+
+const char* inr_tiles_forward(const InrTilesParams* p) try {
+    if (p->layers < 1 || p->layers > kMaxLayers) {
+        return "inr_tiles_forward takes 1 to 4 layers";
+    }
+    switch (p->dtype) {
+        case INR_FLOAT32:
+            Chain<float>(*p).run();
+            return nullptr;
+        case INR_FLOAT64:
+            Chain<double>(*p).run();
+            return nullptr;
+        case INR_BFLOAT16:
+            Chain<bfloat16>(*p).run();
+            return nullptr;
+    }
+    return "inr_tiles_forward takes float32, float64 and bfloat16";
+} catch (const std::bad_alloc&) {
+    return "out of memory";
+}
