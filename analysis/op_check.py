@@ -212,6 +212,7 @@ def check_cases(
     Matrix products and convolutions of the definitions run in full float32 meanwhile.
     """
     checks: list[Check] = []
+    _dispatch.trust_kernels()
     tf32 = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
     gradients = gradfix.enabled
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False

@@ -39,6 +39,8 @@ class Kernel:
             if it can be built.
         unsupported: Why these tensors cannot be handled (dtype, size, ...), one sentence each.
         sources: What it is compiled from, relative to the op's folder.
+        wrong_numbers: What is wrong with its numbers on a GPU, one sentence, or None; asked before
+            its first use there.
     """
 
     op: str
@@ -47,7 +49,9 @@ class Kernel:
     missing: Callable[[], list[str]]
     unsupported: Callable[[Sequence[torch.Tensor]], list[str]]
     sources: tuple[str, ...] = ()
+    wrong_numbers: Callable[[torch.device], str | None] | None = None
     _module: object = field(default=None, init=False)
+    _proven: bool = field(default=False, init=False)
     _missing: list[str] | None = field(default=None, init=False)
     _failure: Exception | None = field(default=None, init=False)
 
@@ -69,6 +73,17 @@ class Kernel:
                 raise
         return self._module
 
+    def prove(self, device: torch.device) -> None:
+        """Before the first use on a GPU: raises if the numbers are wrong there."""
+        if self._proven or self.wrong_numbers is None:
+            return
+        # Set first: the proof calls the op.
+        self._proven = True
+        problem = self.wrong_numbers(device)
+        if problem is not None:
+            self._failure = RuntimeError(f"{problem}; {SWITCH}=plain runs without kernels")
+            raise self._failure
+
 
 _kernels: dict[tuple[str, str], Kernel] = {}
 _said: set[str] = set()
@@ -82,6 +97,7 @@ def register_kernel(
     missing: Callable[[], list[str]] = list,
     unsupported: Callable[[Sequence[torch.Tensor]], list[str]] = lambda tensors: [],
     sources: tuple[str, ...] = (),
+    wrong_numbers: Callable[[torch.device], str | None] | None = None,
 ) -> Kernel:
     """Announces a compiled implementation. Nothing is built before its first use.
 
@@ -92,7 +108,7 @@ def register_kernel(
     """
     if impl not in ("cuda", "cpp"):
         raise ValueError(f"a kernel's impl must be 'cuda' or 'cpp', got {impl!r}")
-    kernel = Kernel(op, impl, load, missing, unsupported, sources)
+    kernel = Kernel(op, impl, load, missing, unsupported, sources, wrong_numbers)
     _kernels[op, impl] = kernel
     return kernel
 
@@ -134,6 +150,8 @@ def choose(
     reasons = _why_not(op, kernel, name, present)
     if not reasons and (name == "cuda" or impl == "cpp" or _builds(kernel)):
         kernel.module()
+        if name == "cuda":
+            kernel.prove(present[0].device)
         return name, [f"the compiled {name} kernel supports these tensors"]
     if impl == "cpp":
         raise RuntimeError(f"{op}: impl='cpp' cannot run: {'; '.join(reasons)}")
@@ -146,6 +164,12 @@ def choose(
     elif name == "cuda":
         _say_once(f"{op}: plain PyTorch instead of the cuda kernel: {'; '.join(reasons)}")
     return "ref", reasons
+
+
+def trust_kernels() -> None:
+    """Kernels announced so far are used unproven; for checks that compare numbers themselves."""
+    for kernel in _kernels.values():
+        kernel.wrong_numbers = None
 
 
 def _switched_off() -> bool:

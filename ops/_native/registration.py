@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ops import _dispatch
 from ops._native.library import DATA_TYPES, Library, read_headers
+from ops._native.proof import wrong_numbers
 from torch_utils import custom_ops
 
 OPS_FOLDER = Path(__file__).resolve().parents[1]
@@ -64,6 +65,7 @@ def register_native(
                 ),
                 unsupported=functools.partial(_reasons, impl, tuple(supported), unsupported),
                 sources=tuple(sources),
+                wrong_numbers=functools.partial(_wrong_numbers, op, tuple(supported)),
             )
 
 
@@ -142,6 +144,12 @@ def _reasons(
                 f"bfloat16 needs compute capability 8.0, the GPU has {_dotted(capability)}"
             )
     return reasons + unsupported(tensors)
+
+
+def _wrong_numbers(op: str, dtypes: tuple[torch.dtype, ...], device: torch.device) -> str | None:
+    if torch.cuda.get_device_capability(device) < FIRST_BFLOAT16_CAPABILITY:
+        dtypes = tuple(dtype for dtype in dtypes if dtype != torch.bfloat16)
+    return wrong_numbers(op, device, dtypes)
 
 
 def _dotted(capability: tuple[int, int]) -> str:

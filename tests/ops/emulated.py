@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import importlib
 import shlex
 from collections.abc import Iterator
 
@@ -19,6 +20,7 @@ ORDERS = {"ascending": 0, "descending": 1, "random": 2}
 @functools.cache
 def emulated_library(op: str) -> Library:
     """The `.cu` sources of an op, compiled for the CPU."""
+    importlib.import_module(f"ops.{op}")  # which announces its kernels
     kernel = _dispatch._kernels[op, "cuda"]
     headers = kernel.load.args[2]
     defines = [

@@ -120,6 +120,25 @@ def test_a_failed_build_on_a_cpu_is_said_once(caplog: pytest.LogCaptureFixture) 
         _dispatch.choose("blend", (CPU,), "cpp")
 
 
+def test_a_kernel_with_wrong_numbers_is_not_used() -> None:
+    asked = []
+
+    def wrong_numbers(device: torch.device) -> str | None:
+        asked.append(device.type)
+        assert _dispatch.choose("blend", (CUDA,))[0] == "cuda"  # the proof calls the op itself
+        return "it says 3 for 2" if len(asked) > 1 else None
+
+    _dispatch.register_kernel("blend", "cuda", object, wrong_numbers=wrong_numbers)
+    for _ in range(3):
+        assert _dispatch.choose("blend", (CUDA,))[0] == "cuda"
+    assert asked == ["cuda"]
+    _dispatch.register_kernel("blend", "cuda", object, wrong_numbers=wrong_numbers)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="it says 3 for 2; GAN_OPS=plain runs"):
+            _dispatch.choose("blend", (CUDA,))
+    assert asked == ["cuda", "cuda"]
+
+
 def test_registered_kernels_are_listed() -> None:
     for op, impl in (("blend", "cuda"), ("blend", "cpp"), ("add", "cpp")):
         _dispatch.register_kernel(op, impl, object)

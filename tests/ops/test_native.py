@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from ops import _native
+from ops._native.proof import wrong_numbers
 from ops._native.registration import OPS_FOLDER
+from tests.ops.emulated import emulated_op
 from torch_utils import compilers, custom_ops
 
 needs_compiler = pytest.mark.skipif(
@@ -166,3 +168,22 @@ def test_operators_for_the_compiler() -> None:
 
     assert scaled(torch.ones(2), 3.0).tolist() == [3, 3]
     torch.library.opcheck(scaled.operator, (torch.ones(2), 3.0))
+
+
+@needs_compiler
+def test_wrong_numbers_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(custom_ops, "verbosity", "none")
+    half = (torch.float16, torch.float32)
+    with emulated_op("fmm") as library:
+        assert wrong_numbers("fmm", torch.device("cpu"), half) is None
+        right = library.call
+
+        def call(function: str, **fields: object) -> None:
+            right(function, **fields)
+            if function == "fmm_forward":
+                fields["out"].mul_(1.1)
+
+        monkeypatch.setattr(library, "call", call)
+        problem = wrong_numbers("fmm", torch.device("cpu"), half)
+    assert problem is not None and "the kernel of fmm gives other numbers on cpu" in problem
+    assert "values: relative error 0.1" in problem
