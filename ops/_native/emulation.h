@@ -120,29 +120,48 @@ inline bool release(Fiber* first, Fiber* last, Waiting where) {
     return any;
 }
 
+// Runs the fibers of one warp until all of them wait for the block or have exited.
+inline bool run_warp(Fiber* first, Fiber* last, std::mt19937& random) {
+    Block& b = block();
+    const int count = static_cast<int>(last - first);
+    int turn[kWarp];
+    for (int i = 0; i < count; ++i) turn[i] = order() == 1 ? count - 1 - i : i;
+    bool moved = false;
+    do {
+        if (order() > 1) std::shuffle(turn, turn + count, random);
+        for (int i = 0; i < count; ++i) {
+            Fiber& f = first[turn[i]];
+            if (f.waiting != kRuns) continue;
+            b.current = &f;
+            swapcontext(&b.scheduler, &f.context);
+            moved = true;
+        }
+    } while (release(first, last, kAtWarp));
+    return moved;
+}
+
+// One warp after the other goes as far as barriers of the block let it: warps in lockstep would
+// hide that one of those is missing.
 inline void run_block() {
     Block& b = block();
     const int count = static_cast<int>(b.fibers.size());
-    std::vector<int> turn(count);
-    for (int i = 0; i < count; ++i) turn[i] = order() == 1 ? count - 1 - i : i;
+    const int warps = (count + kWarp - 1) / kWarp;
+    std::vector<int> turn(warps);
+    for (int i = 0; i < warps; ++i) turn[i] = order() == 1 ? warps - 1 - i : i;
     std::mt19937 random(static_cast<unsigned>(order()));
     Fiber* fibers = b.fibers.data();
     for (;;) {
         if (order() > 1) std::shuffle(turn.begin(), turn.end(), random);
-        for (int i : turn) {
-            Fiber& f = fibers[i];
-            if (f.waiting != kRuns) continue;
-            b.current = &f;
-            swapcontext(&b.scheduler, &f.context);
-        }
         bool moved = false, exited = true;
-        for (int w = 0; w < count; w += kWarp) {
-            moved |= release(fibers + w, fibers + std::min(w + kWarp, count), kAtWarp);
+        for (int w : turn) {
+            Fiber* first = fibers + w * kWarp;
+            moved |= run_warp(first, fibers + std::min((w + 1) * kWarp, count), random);
         }
-        if (!moved) moved = release(fibers, fibers + count, kAtBlock);
         for (int i = 0; i < count; ++i) exited &= fibers[i].waiting == kExited;
         if (exited) return;
-        if (!moved) throw std::runtime_error("threads wait for each other at different barriers");
+        if (!release(fibers, fibers + count, kAtBlock) && !moved) {
+            throw std::runtime_error("threads wait for each other at different barriers");
+        }
     }
 }
 
