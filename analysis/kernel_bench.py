@@ -19,7 +19,8 @@ from analysis.op_check import PRECISIONS, recorded_choices
 from analysis.timing import Function, Timing, first_line, interleaved
 from ops.fmm import fmm
 from ops.fmm.reference import fmm as fmm_definition
-from ops.inr_layer import AxisTaps, CoordFeatures, inr_layer
+from ops.inr_layer import CoordFeatures, inr_layer
+from ops.registry_inr import doubling_taps
 
 CLAMP = 256.0
 RANK = 10
@@ -332,7 +333,7 @@ def _measure_first_layer(bench: Bench, shape: LayerShape) -> None:
     coords = tables.dense(1, s, s)
     weight, bias = bench.random(n, c, c + e), bench.random(c)
     x = bench.random(n, c, s // 2, s // 2)
-    taps = nearest_taps(s, bench.device)
+    taps = doubling_taps(s // 2, "nearest", bench.device)
     w_context, w_coords = (w.contiguous() for w in weight.split([c, e], 2))
     low, high = x.flatten(2), coords.flatten(2).expand(n, -1, -1)
     fast = compiled(plain_layer, bench.scale.compile_backend)
@@ -375,9 +376,3 @@ def _measure_layer_gradient(bench: Bench, shape: LayerShape) -> None:
     case = f"hidden, forward and backward, {shape}"
     flops = 6 * n * c * c * s * s
     bench.compare("inr_layer", case, functions, flops=flops, bytes_=bytes_)
-
-
-def nearest_taps(size: int, device: torch.device | str = "cpu") -> AxisTaps:
-    """How `size` cells read the half as many cells below."""
-    index = (torch.arange(size, device=device) // 2)[:, None]
-    return AxisTaps(index, torch.ones(size, 1, device=device), size // 2, doubling=0)

@@ -1,4 +1,4 @@
-"""Shapes and options of the image ops, shared by tests and benchmarks.
+"""Shapes and options of the ops, shared by tests and benchmarks.
 
 A case marked `small` is sized for tests (odd, prime and single sizes, fit for gradcheck); the
 others are layers of a StyleGAN2 discriminator and of its augmentation at 32x32.
@@ -25,6 +25,7 @@ from ops.fmm import FMM_ACTIVATIONS, fmm
 from ops.fmm.reference import fmm as ref_fmm
 from ops.grid_sample import grid_sample
 from ops.grid_sample.reference import grid_sample as ref_grid_sample
+from ops.registry_inr import INR_FUNCTIONS, inr_calls
 from ops.upfirdn2d import setup_filter, upfirdn2d
 from ops.upfirdn2d.reference import upfirdn2d as ref_upfirdn2d
 
@@ -37,6 +38,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., torch.Tensor], Callable[..., torch.Tens
     "fmm": (fmm, ref_fmm),
     "grid_sample": (grid_sample, ref_grid_sample),
     "upfirdn2d": (upfirdn2d, ref_upfirdn2d),
+    **INR_FUNCTIONS,
 }
 """(public function, definition) by name."""
 
@@ -187,6 +189,7 @@ CASES: list[OpCase] = [
     *_upfirdn2d_cases(),
     *_conv_cases(),
     *_fmm_cases(),
+    *(OpCase(*call[:4], small=call[4]) for call in inr_calls()),
     OpCase("fma", "equal", {"a": (2, 3), "b": (2, 3), "c": (2, 3)}),
     OpCase("fma", "modulation", {"a": (2, 3, 5, 4), "b": (2, 3, 1, 1), "c": (2, 1, 5, 4)}),
     OpCase("fma", "small-c", {"a": (1,), "b": (3, 1), "c": ()}),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-import dnnlib.cli
+import dnnlib
 from dnnlib import UserError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

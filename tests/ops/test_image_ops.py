@@ -1,4 +1,4 @@
-"""The tests that every image op gets, over the calls in `ops.registry`."""
+"""The tests that every op gets, over the calls in `ops.registry`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
+from ops import registry_inr
 from ops.conv2d import gradfix
+from ops.inr_layer import plain, reference
 from ops.registry import CASES, OpCase
 from tests.compare import assert_close_to_ref, assert_grad_close, assert_same_numbers
 
@@ -183,3 +185,15 @@ def test_no_gradient_is_no_different(case: OpCase) -> None:
     # What inference mode may have left behind must not reach a training step.
     function(*args).square().sum().backward()
     assert torch.isfinite(args[0].grad).all()
+
+
+@pytest.mark.parametrize("mode", ["nearest", "bilinear"])
+def test_taps_of_the_calls_are_those_of_upsampling(mode: str) -> None:
+    x = torch.randn(1, 2, 5, 7)
+    rows, cols = (registry_inr.doubling_taps(n, mode) for n in x.shape[2:])
+    options = {} if mode == "nearest" else {"align_corners": False}
+    expected = torch.nn.functional.interpolate(x, scale_factor=2, mode=mode, **options)
+    outside = 0 if mode == "nearest" else 1
+    padded = torch.nn.functional.pad(x, [outside] * 4, mode="replicate")
+    for path in (plain, reference):
+        assert_same_numbers(path.lattice_upsample(padded, rows, cols), expected)
