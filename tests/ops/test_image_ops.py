@@ -9,7 +9,8 @@ import torch
 
 from ops import registry_inr
 from ops.conv2d import gradfix
-from ops.inr_layer import plain, reference
+from ops.inr_layer import plain as plain_layer
+from ops.inr_layer import reference as defined_layer
 from ops.registry import CASES, OpCase
 from tests.compare import assert_close_to_ref, assert_grad_close, assert_same_numbers
 
@@ -195,5 +196,5 @@ def test_taps_of_the_calls_are_those_of_upsampling(mode: str) -> None:
     expected = torch.nn.functional.interpolate(x, scale_factor=2, mode=mode, **options)
     outside = 0 if mode == "nearest" else 1
     padded = torch.nn.functional.pad(x, [outside] * 4, mode="replicate")
-    for path in (plain, reference):
+    for path in (plain_layer, defined_layer):
         assert_same_numbers(path.lattice_upsample(padded, rows, cols), expected)
