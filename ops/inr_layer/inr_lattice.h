@@ -54,6 +54,7 @@ struct SegmentTaps {
     using L = Lanes<S>;
     int64_t count;
     int64_t channel;
+    int64_t lane;
     int64_t lanes;
     int64_t row[2];
     S row_share[2];
@@ -63,6 +64,12 @@ struct SegmentTaps {
     int64_t first;
     int64_t blocks;
     int64_t block;
+    // With few columns in these blocks: what lane j of the panel takes of column base + c is
+    // shares[c][j], 0 for other segments' lanes; else 0 columns.
+    static constexpr int64_t kColumns = 12;
+    int64_t base;
+    int64_t columns;
+    S shares[kColumns][L::kWidth];
     // With one tap: whether lanes 2i and 2i + 1 read column i of those from the first lane's on.
     bool doubles;
 
@@ -70,10 +77,13 @@ struct SegmentTaps {
     SegmentTaps(const GridTaps<S>& taps, const LatticeLayout& at, const Segment& segment)
         : count(taps.count),
           channel(at.channel),
+          lane(segment.lane),
           lanes(segment.count),
           first(0),
           blocks(0),
           block(at.block),
+          base(0),
+          columns(0),
           doubles(count == 1) {
         const int64_t y = segment.y, x = segment.x, valid = segment.count;
         int64_t low = INT64_MAX, high = 0;
@@ -93,19 +103,16 @@ struct SegmentTaps {
             doubles = doubles && col[0][j] == col[0][0] + j / 2;
         }
         if (count == 2 && at.width == L::kWidth && high / at.width - low / at.width < 2) {
-            first = low / at.width;
-            blocks = high / at.width - first + 1;
-            for (int64_t j = 0; j < L::kWidth; ++j) {
-                for (int64_t t = 0; t < 2; ++t) {
-                    const int64_t cell = taps.col_index[(x + std::min(j, valid - 1)) * 2 + t];
-                    col[t][j] = cell - first * at.width;
-                }
-            }
+            use_blocks(taps, segment, low, high);
         }
     }
 
     // out[0 .. lanes) += what the segment reads of channel k.
     void add(const S* lattice, int64_t k, S* out) const {
+        if (columns > 0) {
+            add_columns(lattice, k, out - lane);
+            return;
+        }
         if (lanes == L::kWidth) {
             add_all(lattice, k, out);
             return;
@@ -118,6 +125,54 @@ struct SegmentTaps {
     }
 
 private:
+    void use_blocks(const GridTaps<S>& taps, const Segment& segment, int64_t low, int64_t high) {
+        first = low / L::kWidth;
+        blocks = high / L::kWidth - first + 1;
+        for (int64_t j = 0; j < L::kWidth; ++j) {
+            for (int64_t t = 0; t < 2; ++t) {
+                const int64_t x = segment.x + std::min(j, segment.count - 1);
+                col[t][j] = taps.col_index[x * 2 + t] - first * L::kWidth;
+            }
+        }
+        if (high - low >= kColumns) {
+            return;
+        }
+        base = low - first * L::kWidth;
+        columns = high - low + 1;
+        std::fill(&shares[0][0], &shares[0][0] + columns * L::kWidth, S(0));
+        for (int64_t j = 0; j < segment.count; ++j) {
+            for (int64_t t = 0; t < 2; ++t) {
+                shares[col[t][j] - base][lane + j] += col_share[t][j];
+            }
+        }
+    }
+
+    // Between rows first, where the values lie side by side: all columns of the blocks.
+    void mix_rows(const S* lattice, int64_t k, S* line) const {
+        const S* top = lattice + row[0] + k * channel + first * block;
+        const S* bottom = lattice + row[1] + k * channel + first * block;
+        for (int64_t b = 0; b < blocks; ++b) {
+            for (int64_t j = 0; j < L::kWidth; ++j) {
+                const S upper = row_share[0] * top[b * block + j];
+                line[b * L::kWidth + j] = upper + row_share[1] * bottom[b * block + j];
+            }
+        }
+    }
+
+    // panel[0 .. kWidth) += a small dense product.
+    void add_columns(const S* lattice, int64_t k, S* panel) const {
+        alignas(kVectorBytes) S line[2 * L::kWidth];
+        mix_rows(lattice, k, line);
+        typename L::vector left = {}, right = {};
+        // From the last column to the first: rounded as in add_all.
+        for (int64_t c = columns - 1; c >= 0; --c) {
+            left += line[base + c] * L::load(shares[c]);
+            right += line[base + c] * L::load(shares[c] + L::kCount);
+        }
+        L::store(panel, L::load(panel) + left);
+        L::store(panel + L::kCount, L::load(panel + L::kCount) + right);
+    }
+
     void add_all(const S* lattice, int64_t k, S* out) const {
         const S* top = lattice + row[0] + k * channel;
         if (count == 1) {
@@ -143,15 +198,8 @@ private:
             }
             return;
         }
-        // Between rows first, where the values lie side by side.
         alignas(kVectorBytes) S line[2 * L::kWidth];
-        for (int64_t b = 0; b < blocks; ++b) {
-            const int64_t at = (first + b) * block;
-            for (int64_t j = 0; j < L::kWidth; ++j) {
-                const S upper = row_share[0] * top[at + j];
-                line[b * L::kWidth + j] = upper + row_share[1] * bottom[at + j];
-            }
-        }
+        mix_rows(lattice, k, line);
         for (int64_t j = 0; j < L::kWidth; ++j) {
             const S sum = col_share[0][j] * line[col[0][j]] + col_share[1][j] * line[col[1][j]];
             out[j] += sum;

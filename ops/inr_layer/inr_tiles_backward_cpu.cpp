@@ -77,7 +77,8 @@ struct Backward {
               p.context == nullptr ? 0 : p.width, p.taps, p.low_width) {}
 
     void run() const {
-        const int64_t size = p.width + p.low_width + p.low_height * p.low_width + p.width;
+        const int64_t rows_below = p.context == nullptr ? 0 : p.low_height;
+        const int64_t size = (2 + rows_below) * p.width + p.low_width;
         std::vector<S> memory(p.threads * size);
         parallel_for(p.planes, p.threads, [&](int64_t plane, int64_t thread) {
             S* const row = memory.data() + thread * size;
@@ -85,11 +86,11 @@ struct Backward {
         });
     }
 
-    void one_plane(int64_t plane, S* row, S* columns, S* reduced) const {
-        S* const low = reduced + p.low_width;
-        const int64_t low_size = p.context == nullptr ? 0 : p.low_height * p.low_width;
+    // below: [h, W], then one row [w].
+    void one_plane(int64_t plane, S* row, S* columns, S* below) const {
+        const int64_t rows_below = p.context == nullptr ? 0 : p.low_height;
         std::fill(columns, columns + p.width, S(0));
-        std::fill(low, low + low_size, S(0));
+        std::fill(below, below + rows_below * p.width, S(0));
         S total = 0;
         for (int64_t y = 0; y < p.height; ++y) {
             const int64_t at = (plane * p.height + y) * p.width;
@@ -110,12 +111,17 @@ struct Backward {
                 from_sum(row[x], static_cast<T*>(p.inner)[at + x]);
             }
             if (p.context != nullptr) {
-                readers.reduce(row, reduced);
-                add_rows(y, reduced, low);
+                add_rows(y, row, below);
             }
         }
-        for (int64_t i = 0; i < low_size; ++i) {
-            from_sum(low[i], static_cast<T*>(p.context)[plane * low_size + i]);
+        // Along columns last, where there are fewest rows.
+        S* const reduced = below + rows_below * p.width;
+        for (int64_t r = 0; r < rows_below; ++r) {
+            readers.reduce(below + r * p.width, reduced);
+            T* const out = static_cast<T*>(p.context) + (plane * p.low_height + r) * p.low_width;
+            for (int64_t c = 0; c < p.low_width; ++c) {
+                from_sum(reduced[c], out[c]);
+            }
         }
         for (int64_t x = 0; p.cols != nullptr && x < p.width; ++x) {
             static_cast<S*>(p.cols)[plane * p.width + x] = columns[x];
@@ -135,13 +141,13 @@ struct Backward {
         }
     }
 
-    void add_rows(int64_t y, const S* reduced, S* low) const {
+    void add_rows(int64_t y, const S* row, S* below) const {
         for (int64_t t = 0; t < p.taps; ++t) {
             const int64_t tap = y * p.taps + t;
-            S* const line = low + static_cast<const int64_t*>(p.row_index)[tap] * p.low_width;
+            S* const line = below + static_cast<const int64_t*>(p.row_index)[tap] * p.width;
             const S share = p.taps == 1 ? S(1) : static_cast<const S*>(p.row_weight)[tap];
-            for (int64_t c = 0; c < p.low_width; ++c) {
-                line[c] += share * reduced[c];
+            for (int64_t x = 0; x < p.width; ++x) {
+                line[x] += share * row[x];
             }
         }
     }
