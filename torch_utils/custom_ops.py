@@ -311,5 +311,6 @@ def _build_error(
 
 
 def _say(text: str) -> None:
+    # Standard output belongs to what a command prints, which may be read by a program.
     if verbosity != "none":
-        print(text, end="", flush=True)
+        print(text, end="", file=sys.stderr, flush=True)

@@ -105,7 +105,7 @@ def build_library(
     if not uses_cuda and "-fopenmp" in flags["extra_cflags"]:
         flags["extra_ldflags"] = ["-fopenmp"]
     binary = custom_ops.get_library(
-        name or f"inr_{op}_{'cuda' if uses_cuda else 'cpu'}",
+        name or f"{op}_{'cuda' if uses_cuda else 'cpu'}",
         list(sources),
         headers=[str(path) for path in included],
         source_dir=str(folder),

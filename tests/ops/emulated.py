@@ -32,7 +32,7 @@ def emulated_library(op: str) -> Library:
         op,
         ("../_native/emulate.cpp",),
         headers,
-        name=f"inr_{op}_emulated",
+        name=f"{op}_emulated",
         also_read=kernel.sources,
         extra_cflags=["-O1", "-fno-gnu-unique", "-DINR_EMULATE", f"-I{OPS_FOLDER / op}", *defines],
         extra_ldflags=[],

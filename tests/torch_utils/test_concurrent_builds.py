@@ -157,7 +157,7 @@ def test_a_failed_build_is_one_error_with_causes_and_cures(
     message = str(errors[0])
     for part in ("'answer_library'", "undeclared_name_abc", "slow-c++", "ninja: ", "impl='ref'"):
         assert part in message
-    assert capsys.readouterr().out.count("Failed!") == 1
+    assert capsys.readouterr().err.count("Failed!") == 1
     assert not list((tmp_path / "cache").glob("answer_library/*/build-*"))
 
 

@@ -67,8 +67,8 @@ def test_build_cache_and_rebuild(
     plugin = build(folder)
     assert plugin.answer() == 42
     assert os.environ["PATH"] == "/usr/local/bin:/usr/bin:/bin"
-    assert capsys.readouterr().out == 'Setting up PyTorch plugin "answer_plugin"... Done.\n'
-    assert build(folder) is plugin and capsys.readouterr().out == ""
+    assert capsys.readouterr().err == 'Setting up PyTorch plugin "answer_plugin"... Done.\n'
+    assert build(folder) is plugin and capsys.readouterr().err == ""
     (binary,) = binaries(tmp_path)
     assert sorted(p.name for p in binary.parent.iterdir()) == [binary.name, "build.lock"]
 
@@ -110,12 +110,12 @@ def test_broken_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         "docs/troubleshooting.md",
     ):
         assert part in message
-    assert capsys.readouterr().out.endswith("... Failed!\n")
+    assert capsys.readouterr().err.endswith("... Failed!\n")
     start = time.monotonic()
     with pytest.raises(ExtensionBuildError) as again:
         build(folder)
     assert again.value is info.value and time.monotonic() - start < 0.1
-    assert capsys.readouterr().out == "" and binaries(tmp_path) == []
+    assert capsys.readouterr().err == "" and binaries(tmp_path) == []
 
 
 def test_missing_tools_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
