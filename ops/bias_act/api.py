@@ -28,6 +28,9 @@ register_native(
     unsupported=_unsupported,
 )
 
+_CPU_MIN_SIZE = 1 << 20
+"""Elements from which on the compiled CPU kernel is faster than `plain.py`."""
+
 activation_funcs = {
     name: dnnlib.EasyDict(
         {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)}
@@ -85,7 +88,8 @@ def bias_act(
     # A compiler of whole graphs fuses the plain version itself, and with its neighbours.
     if choice != "ref" and x.numel() > 0 and not torch.compiler.is_compiling():
         has_all = not autograd.sums_bias(choice)  # the CPU's library has no smooth activation
-        if has_all or act in autograd.PIECEWISE_LINEAR:
+        faster = impl == "cpp" or x.device.type != "cpu" or _is_faster(x, act, clamp)
+        if faster and (has_all or act in autograd.PIECEWISE_LINEAR):
             spec = activation_funcs[act]
             options = autograd.BiasActOptions(
                 choice,
@@ -98,8 +102,11 @@ def bias_act(
             return autograd.BiasAct.apply(x, b, options)
         if impl == "cpp":
             names = ", ".join(autograd.PIECEWISE_LINEAR)
-            raise RuntimeError(
-                f"bias_act: impl='cpp' cannot run: the kernel has {names}, not {act}"
-            )
+            raise RuntimeError(f"bias_act: impl='cpp' cannot run: it has {names}, not {act}")
     module = reference if impl == "ref" else plain
     return module.bias_act(x, b, dim, act, alpha, gain, clamp)
+
+
+def _is_faster(x: torch.Tensor, act: str, clamp: float | None) -> bool:
+    """On the CPU: where the passes saved outweigh a call, and a gradient that needs the result."""
+    return x.numel() >= _CPU_MIN_SIZE and (act != "linear" or clamp is not None)
