@@ -101,6 +101,8 @@ __global__ void bias_act_kernel(BiasActParams p) {
     const T* ddx = static_cast<const T*>(p.ddx);
     T* out = static_cast<T*>(p.out);
     A limit = p.clamp < 0 ? A(NAN) : A(p.clamp);
+    // A result that reached the limit holds it rounded.
+    if (p.from_result && p.clamp >= 0) limit = to_float(from_float<T>(limit));
     Options<A> options = {A(p.alpha), A(p.gain), limit, int(p.act), p.from_result != 0};
 
     int64_t stride = int64_t(gridDim.x) * THREADS * N;

@@ -67,11 +67,18 @@ struct Backward {
     const S limit;
     const Readers<S> readers;
 
+    // As y holds it: an output that reached the limit was rounded.
+    static S stored(S value) {
+        T rounded;
+        from_sum(value, rounded);
+        return to_sum(rounded);
+    }
+
     explicit Backward(const InrTilesBackwardParams& params)
         : p(params),
           above(S(p.gain)),
           below(S(p.gain * p.slope)),
-          limit(p.clamp < 0 ? std::numeric_limits<S>::infinity() : S(p.clamp)),
+          limit(p.clamp < 0 ? std::numeric_limits<S>::infinity() : stored(S(p.clamp))),
           readers(
               static_cast<const int64_t*>(p.col_index), static_cast<const S*>(p.col_weight),
               p.context == nullptr ? 0 : p.width, p.taps, p.low_width) {}

@@ -293,3 +293,14 @@ def test_one_and_three_axes(num_axes, upsampling, lattices):
     tables_only = CoordFeatures(cols, rows, slices=slices)
     y = inr_layer(weight[:, :, : 2 * num_axes], coords=tables_only)
     assert y.shape == (2, 7, *size)
+
+
+@pytest.mark.parametrize("clamp", [0.7, 0.3, 1.1])
+def test_what_is_clipped_has_no_gradient_in_bfloat16(clamp: float):
+    # No such limit is a bfloat16: what is stored is a little more or less.
+    weight = torch.ones(1, 1, 1, dtype=torch.bfloat16)
+    x = torch.linspace(-3, 3, 40).to(torch.bfloat16).reshape(1, 1, 4, 10).requires_grad_()
+    y = inr_layer(weight, x, act="lrelu", gain=1, clamp=clamp)
+    y.sum().backward()
+    clipped = y.detach().abs() == torch.tensor(clamp).to(torch.bfloat16)
+    assert clipped.any() and torch.equal(x.grad == 0, clipped)
