@@ -70,6 +70,8 @@ def supports(
         reasons.append("autocast chooses the precision")
     if options["gain"] is not None and not options["gain"] > 0:
         reasons.append("the gain must be positive")
+    if options["act"] == "linear" and options["taps"] is None and options["coords"] is None:
+        reasons.append("it is a plain product")
     if weight.dtype == torch.bfloat16 and cpu_bfloat16():
         reasons.append("the processor multiplies bfloat16, which PyTorch's products make use of")
     return reasons[0] if reasons else None

@@ -84,7 +84,7 @@ struct Chain {
 
     void measure() {
         low_row_panels = panels_of(p.low_width);
-        int64_t widest = depths[0], size = 0;
+        int64_t widest = depths[0] + 1, size = 0;
         for (int64_t k = 0; k < p.layers; ++k) {
             const int64_t rows = round_up(outs[k], kRows);
             widest = std::max(widest, rows);
@@ -110,7 +110,7 @@ struct Chain {
         tile_panels = std::max<int64_t>(1, budget / (2 * widest));
         low_tile_panels = std::max<int64_t>(1, budget / (p.in_channels + rows));
         tile_size = 2 * widest * tile_panels * L::kWidth;
-        tile_size = std::max(tile_size, (p.in_channels + rows) * low_tile_panels * L::kWidth);
+        tile_size = std::max(tile_size, (p.in_channels + 1 + rows) * low_tile_panels * L::kWidth);
     }
 
     void run() {
@@ -148,6 +148,10 @@ struct Chain {
 
     // The layers, to-RGB, the context.
     int64_t pack_jobs() const { return p.layers + 2; }
+
+    // Elements from one packed panel to the next: one line more than a panel, since lines that are a
+    // multiple of 4 KiB apart compete for the same few places of the cache.
+    static int64_t apart(int64_t channels) { return (channels + 1) * L::kWidth; }
 
     int64_t pixels() const { return p.height * p.width; }
 
@@ -206,7 +210,7 @@ struct Chain {
     // W_x x of some panels of the lattice below, kept row by row: [h][panels of a row][O][kWidth].
     void context(int64_t n, S* image, int64_t panel, int64_t panels, S* buffer) const {
         const int64_t pixels = p.low_height * p.low_width;
-        const int64_t stride = p.in_channels * L::kWidth;
+        const int64_t stride = apart(p.in_channels);
         const int64_t block = round_up(outs[0], kRows) * L::kWidth;
         const T* x = static_cast<const T*>(p.x) + n * p.in_channels * pixels;
         pack_pixels(x, p.in_channels, pixels, panel, panels, stride, buffer);
@@ -234,12 +238,19 @@ struct Chain {
     void tile(int64_t n, const S* image, int64_t panel, int64_t panels, S* buffer) const {
         S* in = buffer;
         S* out = buffer + tile_size / 2;
-        const int64_t stride = depths[0] * L::kWidth;
+        const int64_t stride = apart(depths[0]);
         pack_inputs(n, panel, panels, stride, in);
-        start_first(n, image, panel, panels, out);
-        multiply_tile<S, Start::kSum, Finish::kActivate>(
-            outs[0], depths[0], panels, image + weight_at[0], image, in, stride, out,
-            round_up(outs[0], kRows) * L::kWidth, act);
+        const int64_t out_block = round_up(outs[0], kRows) * L::kWidth;
+        const S* weight = image + weight_at[0];
+        if (has_context || p.col_terms != nullptr || p.row_terms != nullptr) {
+            start_first(n, image, panel, panels, out);
+            multiply_tile<S, Start::kSum, Finish::kActivate>(
+                outs[0], depths[0], panels, weight, image, in, stride, out, out_block, act);
+        } else {
+            multiply_tile<S, Start::kBias, Finish::kActivate>(
+                outs[0], depths[0], panels, weight, image + bias_at[0], in, stride, out, out_block,
+                act);
+        }
         for (int64_t k = 1; k < p.layers; ++k) {
             std::swap(in, out);
             multiply_tile<S, Start::kBias, Finish::kActivate>(
@@ -295,8 +306,8 @@ struct Chain {
         const bool has_tables = cols != nullptr || lines != nullptr;
         for (int64_t j = 0; j < panels; ++j) {
             S* sums = out + j * block;
-            for (int64_t i = 0; i < block; ++i) {
-                sums[i] = image[bias_at[0] + i / L::kWidth];
+            for (int64_t i = 0; i < rows; ++i) {
+                std::fill_n(sums + i * L::kWidth, L::kWidth, image[bias_at[0] + i]);
             }
             for_segments(panel + j, L::kWidth, p.height, p.width, [&](const Segment& segment) {
                 S* lanes = sums + segment.lane;
