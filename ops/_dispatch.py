@@ -143,11 +143,10 @@ def choose(
     if impl != "cpp" and _switched_off():
         return "ref", [f"{SWITCH}=plain is set"]
     present = [tensor for tensor in tensors if tensor is not None]
-    name = "cpp"
-    if impl != "cpp" and any(tensor.device.type == "cuda" for tensor in present):
-        name = "cuda"
+    devices = {tensor.device.type for tensor in present}
+    name = "cuda" if impl != "cpp" and "cuda" in devices else "cpp"
     kernel = _kernels.get((op, name))
-    reasons = _why_not(op, kernel, name, present)
+    reasons = _why_not(op, kernel, name, present, devices)
     if not reasons and (name == "cuda" or impl == "cpp" or _builds(kernel)):
         kernel.module()
         if name == "cuda":
@@ -223,7 +222,8 @@ def status() -> dict[str, dict[str, str]]:
 
 def _status_line(op: str, impl: str) -> str:
     kernel = _kernels.get((op, impl))
-    reasons = [f"{SWITCH}=plain is set"] if _switched_off() else _why_not(op, kernel, impl, [])
+    off = [f"{SWITCH}=plain is set"] if _switched_off() else []
+    reasons = off or _why_not(op, kernel, impl, [], set())
     if reasons or kernel is None:
         return f"ref ({'; '.join(reasons)})"
     origin = f" from {', '.join(kernel.sources)}" if kernel.sources else ""
@@ -231,11 +231,14 @@ def _status_line(op: str, impl: str) -> str:
 
 
 def _why_not(
-    op: str, kernel: Kernel | None, name: str, tensors: Sequence[torch.Tensor]
+    op: str,
+    kernel: Kernel | None,
+    name: str,
+    tensors: Sequence[torch.Tensor],
+    devices: set[str],
 ) -> list[str]:
     if kernel is None:
         return [f"{op} has no {name} kernel in this version"]
-    devices = {tensor.device.type for tensor in tensors}
     expected = "cuda" if name == "cuda" else "cpu"
     if devices - {expected}:
         return [f"the {name} kernel needs {expected} tensors, got {', '.join(sorted(devices))}"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import re
+import struct
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,7 @@ from torch import Tensor
 DATA_TYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 """Codes of data types, as in `abi.h`."""
 
-_FIELD_TYPES = {
-    "const void*": ctypes.c_void_p,
-    "void*": ctypes.c_void_p,
-    "int64_t": ctypes.c_int64,
-    "double": ctypes.c_double,
-}
+_FORMATS = {"const void*": "P", "void*": "P", "int64_t": "q", "double": "d"}
 _COMMENT = re.compile(r"//[^\n]*")
 _STRUCT = re.compile(r"struct\s+(\w+)\s*\{(.*?)\};", re.DOTALL)
 _FIELD = re.compile(r"\s*(const void\*|void\*|int64_t|double)\s+(\w+)\s*")
@@ -33,7 +29,24 @@ _FUNCTION = re.compile(
 )
 
 
-def read_headers(paths: Iterable[Path]) -> dict[str, type[ctypes.Structure]]:
+class Layout:
+    """Fields of a params struct in their order.
+
+    Args:
+        fields: Names and C types.
+
+    Attributes:
+        positions: Place of each field in the struct.
+        pack: Values of all fields to the struct's bytes.
+    """
+
+    def __init__(self, fields: Iterable[tuple[str, str]]) -> None:
+        found = list(fields)
+        self.positions = {name: position for position, (name, _) in enumerate(found)}
+        self.pack = struct.Struct("@" + "".join(_FORMATS[type_] for _, type_ in found)).pack
+
+
+def read_headers(paths: Iterable[Path]) -> dict[str, Layout]:
     """The functions that headers declare.
 
     Args:
@@ -41,28 +54,28 @@ def read_headers(paths: Iterable[Path]) -> dict[str, type[ctypes.Structure]]:
             per statement, and declarations `INR_EXPORT const char* name(const Struct* p);`.
 
     Returns:
-        Function name -> its params struct.
+        Function name -> layout of its params struct.
 
     Raises:
         ValueError: A field of another type, or a function of a struct that no header defines.
     """
     text = _COMMENT.sub("", "\n".join(path.read_text(encoding="ascii") for path in paths))
-    structs = {name: _structure(name, body) for name, body in _STRUCT.findall(text)}
+    layouts = {name: _layout(name, body) for name, body in _STRUCT.findall(text)}
     functions = dict(_FUNCTION.findall(text))
-    unknown = sorted(set(functions.values()) - set(structs))
+    unknown = sorted(set(functions.values()) - set(layouts))
     if unknown:
         raise ValueError(f"no header defines the struct {', '.join(unknown)}")
-    return {name: structs[struct] for name, struct in functions.items()}
+    return {name: layouts[struct_name] for name, struct_name in functions.items()}
 
 
-def _structure(name: str, body: str) -> type[ctypes.Structure]:
+def _layout(name: str, body: str) -> Layout:
     fields = []
     for statement in filter(str.strip, body.split(";")):
         match = _FIELD.fullmatch(statement)
         if match is None:
             raise ValueError(f"struct {name}: cannot read the field {statement.strip()!r}")
-        fields.append((match[2], _FIELD_TYPES[match[1]]))
-    return type(name, (ctypes.Structure,), {"_fields_": fields})
+        fields.append((match[2], match[1]))
+    return Layout(fields)
 
 
 class Library:
@@ -73,16 +86,16 @@ class Library:
         functions: Result of `read_headers`; the library may have some of them only.
     """
 
-    def __init__(self, binary: ctypes.CDLL, functions: dict[str, type[ctypes.Structure]]) -> None:
+    def __init__(self, binary: ctypes.CDLL, functions: dict[str, Layout]) -> None:
         self.binary = binary
         self._functions = {}
-        for name, struct in functions.items():
+        for name, layout in functions.items():
             with contextlib.suppress(AttributeError):
                 function = getattr(binary, name)
-                function.argtypes = [ctypes.POINTER(struct)]
+                # The address of an object of bytes, which is the packed struct.
+                function.argtypes = [ctypes.c_char_p]
                 function.restype = ctypes.c_char_p
-                names = frozenset(field for field, _ in struct._fields_)
-                self._functions[name] = (function, struct, names)
+                self._functions[name] = (function, layout)
 
     def has(self, function: str) -> bool:
         """Whether this library defines the function."""
@@ -97,32 +110,47 @@ class Library:
                 (a null pointer). What is not named is 0 or null, but `stream`, which is filled.
 
         Raises:
-            TypeError: If the struct has no such field.
+            TypeError: If the struct has no such field, or it cannot hold the value.
             RuntimeError: What the function returned as its error.
         """
-        pointer, struct, names = self._functions[function]
-        params = struct()
+        pointer, layout = self._functions[function]
+        positions = layout.positions
+        values: list[Any] = [0] * len(positions)
         device = None
         for name, value in fields.items():
-            if name not in names:
+            if name not in positions:
                 raise TypeError(f"{function} has no field {name!r}")
-            if isinstance(value, Tensor):
+            kind = type(value)
+            # Numbers first: `isinstance` of a Tensor is a slow question about anything else.
+            if kind is int or kind is float:
+                values[positions[name]] = value
+            elif kind is torch.dtype:
+                values[positions[name]] = DATA_TYPES[value]
+            elif isinstance(value, Tensor):
                 device = value.device
-                value = value.data_ptr()
-            elif isinstance(value, torch.dtype):
-                value = DATA_TYPES[value]
-            setattr(params, name, value)
-        error = _call_on(device, pointer, params, "stream" in names)
+                values[positions[name]] = value.data_ptr()
+            elif value is not None:
+                values[positions[name]] = value
+        if device is not None and device.type == "cuda":
+            error = _call_on_gpu(device, function, pointer, layout, values)
+        else:
+            error = pointer(_packed(function, layout, values))
         if error:
             raise RuntimeError(f"{function}: {error.decode('utf-8', 'replace')}")
 
 
-def _call_on(
-    device: torch.device | None, function: Any, params: ctypes.Structure, has_stream: bool
+def _call_on_gpu(
+    device: torch.device, name: str, pointer: Any, layout: Layout, values: list[Any]
 ) -> bytes | None:
-    if device is None or device.type != "cuda":
-        return function(ctypes.byref(params))
     with torch.cuda.device(device):
-        if has_stream:
-            params.stream = torch.cuda.current_stream(device).cuda_stream
-        return function(ctypes.byref(params))
+        if "stream" in layout.positions:
+            stream = torch.cuda.current_stream(device).cuda_stream
+            values[layout.positions["stream"]] = stream
+        return pointer(_packed(name, layout, values))
+
+
+def _packed(name: str, layout: Layout, values: list[Any]) -> bytes:
+    try:
+        return layout.pack(*values)
+    except struct.error as error:
+        raise TypeError(f"{name}: {error}") from error

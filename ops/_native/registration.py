@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ops import _dispatch
-from ops._native.library import DATA_TYPES, Library, read_headers
+from ops._native.library import Library, read_headers
 from ops._native.proof import wrong_numbers
 from torch_utils import custom_ops
 
@@ -130,8 +130,8 @@ def _reasons(
     tensors: Sequence[Tensor],
 ) -> list[str]:
     reasons = []
-    for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
-        if dtype.is_floating_point and (dtype not in DATA_TYPES or dtype not in dtypes):
+    for dtype in {tensor.dtype: None for tensor in tensors}:
+        if dtype not in dtypes and dtype.is_floating_point:
             reasons.append(f"the {impl} kernel does not compute in {str(dtype)[6:]}")
     if impl == "cuda" and tensors:
         capability = torch.cuda.get_device_capability(tensors[0].device)

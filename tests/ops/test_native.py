@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import pytest
@@ -96,8 +97,9 @@ def test_a_header_is_read(tmp_path: Path) -> None:
     (tmp_path / "good.h").write_text(GOOD)
     functions = _native.read_headers([tmp_path / "good.h"])
     assert list(functions) == ["scale", "absent"]
-    names = [name for name, _ in functions["scale"]._fields_]
-    assert names == ["x", "y", "n", "dtype", "factor"]
+    assert list(functions["scale"].positions) == ["x", "y", "n", "dtype", "factor"]
+    packed = functions["scale"].pack(1, 2, -3, 4, 0.5)
+    assert packed == struct.pack("<QQqqd", 1, 2, -3, 4, 0.5)
 
 
 def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
@@ -144,6 +146,8 @@ def test_kernels_on_fibers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         library.call("scale", n=0)
     with pytest.raises(TypeError, match="scale has no field 'm'"):
         library.call("scale", m=1)
+    with pytest.raises(TypeError, match="scale: required argument is not an integer"):
+        library.call("scale", n=0.5)
 
 
 @needs_compiler
