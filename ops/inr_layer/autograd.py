@@ -1,9 +1,9 @@
-"""`inr_layer` on the CUDA kernels: which calls they take, and their gradients.
+"""Gradients of `inr_layer` on kernels, and which calls the CUDA kernels take.
 
-First order: the kernels of `inr_layer.h`, from the saved inputs and the saved output (which tells
-the sign and the clamping of the activation). Second and higher orders: where the backward itself
-is recorded (`create_graph=True`), it runs the plain composition of PyTorch operations instead,
-which is differentiable to any order.
+First order: the operators of `native.py`, CUDA kernels or C++, from the saved inputs and the saved
+output (which tells the sign and the clamping of the activation). Second and higher orders: where
+the backward itself is recorded (`create_graph=True`), it runs the plain composition of PyTorch
+operations instead, which is differentiable to any order.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 
 from ops.bias_act import activation_funcs
-from ops.inr_layer import kernels, native, plain
+from ops.inr_layer import native, plain
 from ops.inr_layer.inputs import AxisTaps, CoordFeatures, PointTaps
+from ops.inr_layer.kernels import SLOPES
 
-# Negative slope of the activations that a layer's output is enough to differentiate.
-_SLOPES = {"linear": 1.0, "relu": 0.0, "lrelu": 0.2}
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _MOST = 2**31 - 1
 
@@ -38,17 +37,13 @@ class LayerCall(NamedTuple):
     gain: float
     clamp: float | None
 
-    def activation(self) -> kernels.Activation:
-        """The same as the kernels take it."""
-        clamp = -1.0 if self.clamp is None else float(self.clamp)
-        return kernels.Activation(float(self.gain), _SLOPES[self.act], clamp)
-
-    def tap_tensors(self) -> list[Tensor | None]:
-        """Indices and weights of the taps as the operators take them."""
-        if self.taps is None:
-            return [None] * 4
-        rows, cols = self.taps
-        return [rows.index, rows.weight, cols.index, cols.weight]
+    def constants(self) -> tuple[Tensor | str | float | None, ...]:
+        """The same as the operators take it, but for `impl`."""
+        taps: tuple[Tensor | None, ...] = (None, None, None, None)
+        if self.taps is not None:
+            rows, cols = self.taps
+            taps = (rows.index, rows.weight, cols.index, cols.weight)
+        return (*taps, self.act, self.gain, self.clamp)
 
 
 def supports(
@@ -69,7 +64,7 @@ def supports(
     parts = [] if coords is None else coords.parts()
     tensors = [tensor for tensor in (x, bias, *parts) if tensor is not None]
     reasons = {
-        f"the kernels know {', '.join(_SLOPES)}, not {act}": act not in _SLOPES,
+        f"the kernels know {', '.join(SLOPES)}, not {act}": act not in SLOPES,
         f"the gain must be positive, got {gain}": gain is not None and not gain > 0,
         f"the clamp must not be negative, got {clamp}": clamp is not None and clamp < 0,
         f"the kernels do not take {weight.dtype}": weight.dtype not in _DTYPES,
@@ -144,7 +139,7 @@ def native_layer(
     gain: float | None = None,
     clamp: float | None = None,
 ) -> Tensor:  # [N, O, H, W]
-    """`inr_layer` on the kernels, for calls that `supports` has no objection to.
+    """`inr_layer` on kernels, for calls that they take; recorded only where gradients are wanted.
 
     Args:
         impl: "cuda" or "cpp", as `ops._dispatch.choose` answers.
@@ -154,11 +149,15 @@ def native_layer(
         Features [N, O, H, W] in the dtype of weight; gradients of any order.
     """
     gain = activation_funcs[act].def_gain if gain is None else gain
-    call = LayerCall(impl, None if x is None else taps, act, gain, clamp)
-    coords = coords or CoordFeatures()
-    return NativeLayer.apply(
-        call, weight, x, bias, coords.cols, coords.rows, coords.shared, coords.own
-    )
+    limit = None if clamp is None else float(clamp)
+    call = LayerCall(impl, None if x is None else taps, act, float(gain), limit)
+    parts = (None, None, None, None)
+    if coords is not None:
+        parts = (coords.cols, coords.rows, coords.shared, coords.own)
+    tensors = (weight, x, bias, *parts)
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+        return NativeLayer.apply(call, *tensors)
+    return native.forward(*tensors, *call.constants(), impl)
 
 
 class NativeLayer(torch.autograd.Function):
@@ -166,7 +165,7 @@ class NativeLayer(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, call: LayerCall, *tensors):
-        y = native.forward(*tensors, *call.tap_tensors(), call.activation(), call.impl)
+        y = native.forward(*tensors, *call.constants(), call.impl)
         ctx.call = call
         ctx.save_for_backward(*tensors, y)
         return y
@@ -178,8 +177,7 @@ class NativeLayer(torch.autograd.Function):
         if torch.is_grad_enabled():
             found = _composed_gradients(call, tensors, wanted, grad)
         else:
-            constants = (*call.tap_tensors(), call.activation(), wanted, call.impl)
-            found = native.gradients(grad, y, *tensors, *constants)
+            found = native.gradients(grad, y, *tensors, *call.constants(), wanted, call.impl)
         remaining = iter(found)
         return None, *[next(remaining) if want else None for want in wanted]
 

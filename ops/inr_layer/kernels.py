@@ -20,6 +20,10 @@ _ENOUGH_BLOCKS = 128
 _POINTS_PER_PART = 1024
 
 
+SLOPES = {"linear": 1.0, "relu": 0.0, "lrelu": 0.2}
+"""Activations that a layer's output is enough to differentiate, and their slopes below 0."""
+
+
 class Activation(NamedTuple):
     """y = clamp(gain * (v > 0 ? v : slope * v)).
 

@@ -1,7 +1,8 @@
-"""`inr_layer` and its first gradients on the CUDA kernels, as two operators for `torch.compile`.
+"""`inr_layer` and its first gradients on kernels, as two operators for `torch.compile`.
 
 Parameters of both, besides those of `ops.inr_layer.inr_layer`: the indices and weights of the taps
-(None = no taps), `activation` as the fields of `kernels.Activation`, and `impl`, which kernels.
+(None = no taps) and `impl`, whose kernels: "cuda", or "cpp", which is C++ or CUDA emulated. The
+gain is a number.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from ops import _dispatch
 from ops._native import native_op
-from ops.inr_layer import kernels
+from ops.inr_layer import cpu_kernels, kernels
 from ops.inr_layer.inputs import AxisTaps, CoordFeatures
 
 
@@ -69,15 +70,27 @@ def forward(
     row_weight: Tensor | None,  # [H, T]
     col_index: Tensor | None,  # [W, T]
     col_weight: Tensor | None,  # [W, T]
-    activation: Sequence[float],
+    act: str,
+    gain: float,
+    clamp: float | None,
     impl: str,
 ) -> Tensor:  # [N, O, H, W]
     """The layer, not differentiable."""
     library = _dispatch.kernel_module("inr_layer", impl)
     tensors = (weight, x, bias, cols, rows, shared, own)
+    taps = _make_taps(x, row_index, row_weight, col_index, col_weight)
+    if library.has("inr_layer_forward"):
+        return _forward(library, tensors, taps, _activation(act, gain, clamp))
+    return cpu_kernels.forward(cpu_kernels.Layer(library, taps, act, gain, clamp), tensors)
+
+
+def _activation(act: str, gain: float, clamp: float | None) -> kernels.Activation:
+    return kernels.Activation(gain, kernels.SLOPES[act], -1.0 if clamp is None else clamp)
+
+
+def _forward(library, tensors, taps, activation) -> Tensor:
     weight, x, bias, cols, rows, shared, own = map(_dense, tensors)
     _x, at_cols, at_rows, at_shared, at_own = _columns(x, cols, rows, shared)
-    taps = _make_taps(x, row_index, row_weight, col_index, col_weight)
     features, context = [], None
     if taps is not None:
         context, _none = kernels.forward(library, weight, [(x, 0)], tuple(x.shape[2:]))
@@ -97,7 +110,7 @@ def forward(
         cols=_table(weight, cols, at_cols),
         rows=_table(weight, rows, at_rows),
         bias=bias,
-        activation=kernels.Activation(*activation),
+        activation=activation,
     )
     return y
 
@@ -129,7 +142,9 @@ def _fake_gradients(
     row_weight,
     col_index,
     col_weight,
-    activation,
+    act,
+    gain,
+    clamp,
     wanted,
     impl,
 ) -> list[Tensor]:
@@ -152,7 +167,9 @@ def gradients(
     row_weight: Tensor | None,
     col_index: Tensor | None,
     col_weight: Tensor | None,
-    activation: Sequence[float],
+    act: str,
+    gain: float,
+    clamp: float | None,
     wanted: Sequence[bool],
     impl: str,
 ) -> list[Tensor]:
@@ -162,14 +179,18 @@ def gradients(
         grad: Gradient of the output.
         y: The output.
         weight, x, bias, cols, rows, shared, own: The differentiable inputs, shaped as in `forward`.
-        row_index, row_weight, col_index, col_weight, activation, impl: As in `forward`.
+        row_index, row_weight, col_index, col_weight, act, gain, clamp, impl: As in `forward`.
         wanted: One per differentiable input.
     """
     library = _dispatch.kernel_module("inr_layer", impl)
     taps = _make_taps(x, row_index, row_weight, col_index, col_weight)
-    tensors = [_dense(t) for t in (weight, x, bias, cols, rows, shared, own)]
-    chain = (_dense(grad), y, kernels.Activation(*activation))
-    result = _gradients(library, tensors, taps, chain, wanted)
+    tensors = (weight, x, bias, cols, rows, shared, own)
+    if library.has("inr_layer_forward"):
+        chain = (_dense(grad), y, _activation(act, gain, clamp))
+        result = _gradients(library, list(map(_dense, tensors)), taps, chain, wanted)
+    else:
+        layer = cpu_kernels.Layer(library, taps, act, gain, clamp)
+        result = cpu_kernels.gradients(layer, tensors, wanted, _dense(grad), y)
     return [gradient for gradient, want in zip(result, wanted) if want]
 
 

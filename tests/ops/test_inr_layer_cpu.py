@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from ops import _dispatch
-from ops.inr_layer import CoordFeatures, inr_layer, lattice_upsample, plain
+from ops.inr_layer import CoordFeatures, inr_layer, lattice_upsample, native, plain
+from ops.inr_layer.autograd import native_layer
 from ops.inr_layer.cpu import Chain, run_chain
 from tests.compare import assert_close_to_ref, assert_grad_close, assert_same_numbers
 from tests.ops.test_inr_layer import make_point_taps, make_taps
@@ -185,6 +186,36 @@ def test_what_the_kernel_does_not_take():
         inr_layer(torch.zeros(2, 3, 5), torch.zeros(2, 5, 3, 4), taps=(points,), impl="cpp")
     with pytest.raises(RuntimeError, match="different dtypes"):
         inr_layer(torch.zeros(2, 3, 5).double(), torch.zeros(2, 5, 3, 4), act="lrelu", impl="cpp")
+
+
+@pytest.mark.parametrize("upsampling", UPSAMPLING)
+def test_compilers_see_operators(upsampling):
+    tensors, taps = make_call(upsampling, (3, 5), dtype=torch.float32)
+    inputs = [tensors[n] for n in ("weight", "x", "bias", "cols", "rows", "shared", "own")]
+    inputs += [None] * 4 if taps is None else [part for axis in taps for part in axis[:2]]
+    constants = ("lrelu", 1.5, 0.7)
+    y = native.forward(*inputs, *constants, "cpp")
+    torch.library.opcheck(native.forward.operator, (*inputs, *constants, "cpp"))
+    for wanted in ([True] * 7, [False, True, False, True, False, False, True]):
+        args = (torch.randn_like(y), y, *inputs, *constants, wanted, "cpp")
+        torch.library.opcheck(native.gradients.operator, args)
+
+
+@pytest.mark.parametrize("upsampling", UPSAMPLING)
+def test_a_compiled_graph_runs_the_same_functions(upsampling):
+    tensors, taps = make_call(upsampling, (3, 5), dtype=torch.float32)
+    parts = CoordFeatures(*(tensors[name] for name in ("cols", "rows", "shared", "own")))
+
+    def layer(weight, x, bias):
+        return native_layer("cpp", weight, x, bias, taps=taps, coords=parts, act="lrelu")
+
+    results = []
+    for function in (torch.compile(layer, backend="aot_eager", fullgraph=True), layer):
+        leaves = [tensors[name].clone().requires_grad_() for name in ("weight", "x", "bias")]
+        y = function(*leaves)
+        results.append([y, *torch.autograd.grad(y.square().sum(), leaves)])
+    for compiled, direct in zip(*results, strict=True):
+        assert torch.equal(compiled, direct)
 
 
 def test_a_compiled_graph_uses_the_composition():

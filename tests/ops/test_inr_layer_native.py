@@ -193,11 +193,11 @@ def test_compilers_see_operators(backend):
         taps = [None] * 4
         if options["taps"]:
             taps = [part for axis in options["taps"] for part in (axis.index, axis.weight)]
-        constants = ([1.5, 0.2, 0.7], backend.impl)
+        constants = ("lrelu", 1.5, 0.7, backend.impl)
         torch.library.opcheck(native.forward.operator, (*tensors, *taps, *constants))
         y = native.forward(*tensors, *taps, *constants)
         wanted = [t is not None for t in tensors]
-        args = (torch.randn_like(y), y, *tensors, *taps, constants[0], wanted, backend.impl)
+        args = (torch.randn_like(y), y, *tensors, *taps, *constants[:-1], wanted, backend.impl)
         torch.library.opcheck(native.gradients.operator, args)
 
 
