@@ -10,7 +10,7 @@ import torch
 import dnnlib
 from ops import _dispatch
 from ops._native import register_native
-from ops.bias_act import autograd, plain, reference
+from ops.bias_act import autograd, kernels, plain, reference
 
 
 def _unsupported(tensors: Sequence[torch.Tensor]) -> list[str]:
@@ -85,23 +85,22 @@ def bias_act(
         if b.dtype != x.dtype:
             raise TypeError(f"b must have the dtype of x, {x.dtype}, got {b.dtype}")
     choice = _dispatch.choose("bias_act", (x, b), impl)[0]
-    # A compiler of whole graphs fuses the plain version itself, and with its neighbours.
-    if choice != "ref" and x.numel() > 0 and not torch.compiler.is_compiling():
-        has_all = not autograd.sums_bias(choice)  # the CPU's library has no smooth activation
+    if choice != "ref" and x.numel() > 0:
+        has_all = not kernels.sums_bias(choice)  # the CPU's library has no smooth activation
         faster = impl == "cpp" or x.device.type != "cpu" or _is_faster(x, act, clamp)
-        if faster and (has_all or act in autograd.PIECEWISE_LINEAR):
-            spec = activation_funcs[act]
+        if faster and (has_all or act in kernels.PIECEWISE_LINEAR):
+            spec = plain.activation_funcs[act]
             options = autograd.BiasActOptions(
-                choice,
                 dim % x.ndim,
                 act,
                 float(spec.def_alpha if alpha is None else alpha),
                 float(spec.def_gain if gain is None else gain),
                 -1.0 if clamp is None else float(clamp),
+                choice,
             )
-            return autograd.BiasAct.apply(x, b, options)
+            return autograd.native_bias_act(x, b, options)
         if impl == "cpp":
-            names = ", ".join(autograd.PIECEWISE_LINEAR)
+            names = ", ".join(kernels.PIECEWISE_LINEAR)
             raise RuntimeError(f"bias_act: impl='cpp' cannot run: it has {names}, not {act}")
     module = reference if impl == "ref" else plain
     return module.bias_act(x, b, dim, act, alpha, gain, clamp)

@@ -8,7 +8,7 @@ import torch
 
 from ops import _dispatch
 from ops._native import register_native
-from ops.upfirdn2d import autograd, plain, reference
+from ops.upfirdn2d import autograd, kernels, plain, reference
 from ops.upfirdn2d.plain import (
     fir_downsample_padding,
     fir_scaling,
@@ -24,9 +24,6 @@ register_native(
     dtypes=(torch.float32, torch.float64),
     cuda_dtypes=(torch.float32, torch.float64, torch.float16, torch.bfloat16),
 )
-
-_CPU_MIN_SIZE = 24
-"""Longer side of the images from which on the compiled CPU kernel is faster than `plain.py`."""
 
 __all__ = ["downsample2d", "filter2d", "setup_filter", "upfirdn2d", "upsample2d"]
 
@@ -82,10 +79,14 @@ def upfirdn2d(
         if f.requires_grad:
             raise ValueError("upfirdn2d has no gradient for f; pass f.detach()")
     choice = _dispatch.choose("upfirdn2d", (x,), impl)[0]
-    if choice != "ref" and f is not None and not torch.compiler.is_compiling():
-        options = _native_options(x, f, up, down, padding, flip_filter, gain, choice)
-        if options is not None and (impl == "cpp" or _is_faster(x, f, options)):
-            return autograd.Fir.apply(x, f, options)
+    # The plain version looks at the taps, which a compiler of whole graphs must not see.
+    compiled = impl != "ref" and torch.compiler.is_compiling()
+    if f is None and (compiled or impl == "cpp"):
+        f = torch.ones([1, 1], dtype=torch.float32, device=x.device)
+    if f is not None and (compiled or choice != "ref"):
+        options = _options(x, f, up, down, padding, flip_filter, gain, choice, impl == "cpp")
+        if options is not None and (compiled or kernels.worthwhile(x, f, options)):
+            return autograd.native_fir(x, f, options)
     if impl == "cpp":
         raise RuntimeError(
             "upfirdn2d: impl='cpp' cannot run: the kernel takes a separable filter, one of up and "
@@ -95,7 +96,7 @@ def upfirdn2d(
     return module.upfirdn2d(x, f, up, down, padding, flip_filter, gain)
 
 
-def _native_options(
+def _options(
     x: torch.Tensor,
     f: torch.Tensor,
     up: int | Sequence[int],
@@ -104,8 +105,9 @@ def _native_options(
     flip_filter: bool,
     gain: float,
     impl: str,
-) -> autograd.FirOptions | None:
-    """Arguments of the kernel; None where it does not take the call."""
+    always: bool,
+) -> kernels.FirOptions | None:
+    """Arguments of the operator; None where nothing is to be computed."""
     up, down = plain.fir_scaling(up), plain.fir_scaling(down)
     x0, x1, y0, y1 = plain.fir_padding(padding)
     fw, fh = plain.fir_size(f)
@@ -113,23 +115,9 @@ def _native_options(
     height = (x.shape[2] * up[1] + y0 + y1 - fh) // down[1] + 1
     if min(width, height) < 1 or 0 in x.shape:
         return None
-    if _dispatch.kernel_module("upfirdn2d", impl).has("upfirdn2d_separable"):
-        both = any(a > 1 and b > 1 for a, b in zip(up, down))
-        if both or autograd.separated(f) is None:
-            return None
-    elif max(fw, fh) > autograd.MAX_TAPS:
-        return None
-    return autograd.FirOptions(
-        impl, up, down, (x0, y0), (width, height), bool(flip_filter), float(gain)
+    return kernels.FirOptions(
+        up, down, (x0, y0), (width, height), bool(flip_filter), float(gain), impl, always
     )
-
-
-def _is_faster(x: torch.Tensor, f: torch.Tensor, options: autograd.FirOptions) -> bool:
-    """On the CPU, small images are faster as one matrix product (see `plain.py`)."""
-    if x.device.type != "cpu":
-        return True
-    longest = max(*x.shape[2:], *options.size)
-    return longest >= _CPU_MIN_SIZE or (max(options.up) > 1 and longest > 8)
 
 
 def filter2d(

@@ -11,6 +11,7 @@ import torch
 
 from ops import _dispatch
 from ops.registry import OpCase
+from tests.compare import assert_same_numbers
 from tests.ops.emulated import emulated_op
 
 
@@ -79,3 +80,36 @@ def gradients(case: OpCase, backend: Backend, reference: bool) -> list[torch.Ten
     function, args = as_function(case, tensors, "ref" if reference else backend.impl)
     y = function(*args)
     return [y, *torch.autograd.grad(torch.sin(y).sum(), args)]
+
+
+def operators_called(function: Callable[[], object]) -> set[str]:
+    """Names of the operators (see `ops._native.native_op`) that run during a call."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        function()
+    names = [event.key.split("::") for event in profile.key_averages()]
+    return {name[1] for name in names if name[0] == "inr_gan"}
+
+
+def assert_compiles(
+    function: Callable[..., torch.Tensor], args: tuple[torch.Tensor, ...], operators: set[str]
+) -> None:
+    """Compiled as one graph, a scalar function has the same value and gradients.
+
+    Args:
+        function: From tensors to a scalar.
+        args: Its arguments, leaves.
+        operators: Names of the operators that must run in it and its gradient.
+    """
+    torch.compiler.reset()
+    compiled = torch.compile(function, backend="aot_eager", fullgraph=True)
+
+    def value_and_gradients(function: Callable[..., torch.Tensor]) -> list[torch.Tensor]:
+        value = function(*args)
+        return [value, *torch.autograd.grad(value, args)]
+
+    expected = value_and_gradients(function)
+    for actual, wanted in zip(value_and_gradients(compiled), expected):
+        assert_same_numbers(actual, wanted, 1e-6)
+    assert operators_called(lambda: value_and_gradients(compiled)) == operators
+    with torch.no_grad():
+        assert_same_numbers(compiled(*args), expected[0], 1e-6)

@@ -8,10 +8,17 @@ import pytest
 import torch
 
 from ops import _dispatch
-from ops.bias_act import autograd, bias_act
+from ops.bias_act import bias_act, kernels
 from ops.registry import CASES, OpCase
 from tests.compare import assert_close_to_ref, assert_grad_close, assert_same_numbers
-from tests.ops.native_cases import Backend, as_function, backends, gradients, leaves
+from tests.ops.native_cases import (
+    Backend,
+    as_function,
+    assert_compiles,
+    backends,
+    gradients,
+    leaves,
+)
 
 BIAS_ACT = [case for case in CASES if case.op == "bias_act" and case.small]
 MIXED = [case for case in BIAS_ACT if case.name in ("lrelu", "swish-clamp", "last-dim", "no-bias")]
@@ -34,7 +41,7 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
 
 def skip_unsupported(backend: Backend, case: OpCase) -> None:
     act = case.options.get("act", "linear")
-    if backend.name == "cpp" and act not in autograd.PIECEWISE_LINEAR:
+    if backend.name == "cpp" and act not in kernels.PIECEWISE_LINEAR:
         pytest.skip("the C++ kernel leaves the smooth activations to PyTorch")
 
 
@@ -164,3 +171,31 @@ def test_the_reason_is_named(backend: Backend) -> None:
     kernel = _dispatch.choose("bias_act", (x,), "auto")
     assert kernel[0] == "ref"
     assert "int32" in kernel[1][0]
+
+
+def test_registered_operators(backend: Backend) -> None:
+    """What `torch.compile` needs: schemas and fake kernels that tell the truth."""
+    x, dy = torch.randn(2, 2, 3, 4, 5, device=backend.device)
+    b = torch.randn(3, device=backend.device)
+    options = 1, "lrelu", 0.2, 2**0.5, 0.7, backend.impl
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        x = x.contiguous(memory_format=memory_format)
+        torch.library.opcheck(kernels.forward.operator, (x, b, *options))
+        for wants_db in (False, True):
+            torch.library.opcheck(kernels.gradient.operator, (dy, x, b, *options, wants_db))
+    if backend.name != "cpp":
+        options = 1, "swish", *options[2:]
+        torch.library.opcheck(kernels.curvature.operator, (dy, dy + 1, x, b, *options))
+
+
+@pytest.mark.parametrize("act", ["lrelu", "swish"])
+def test_compiled_without_a_break(backend: Backend, act: str) -> None:
+    if backend.name == "cpp" and act == "swish":
+        pytest.skip("the C++ kernel leaves the smooth activations to PyTorch")
+
+    def layer(x: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return bias_act(x.tanh(), b, act=act, clamp=0.7, impl=backend.impl).square().sum()
+
+    x = torch.randn(2, 3, 8, 5, device=backend.device, requires_grad=True)
+    b = torch.randn(3, device=backend.device, requires_grad=True)
+    assert_compiles(layer, (x, b), {"bias_act_forward", "bias_act_gradient"})

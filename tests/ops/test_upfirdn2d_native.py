@@ -8,10 +8,17 @@ import pytest
 import torch
 
 from ops.registry import BLUR, CASES, LONG, SKEWED, OpCase
-from ops.upfirdn2d import reference, setup_filter, upfirdn2d
+from ops.upfirdn2d import kernels, reference, setup_filter, upfirdn2d, upsample2d
 from tests.compare import assert_close_to_ref, assert_grad_close, assert_same_numbers
 from tests.ops.emulated import emulated_op
-from tests.ops.native_cases import Backend, as_function, backends, gradients, leaves
+from tests.ops.native_cases import (
+    Backend,
+    as_function,
+    assert_compiles,
+    backends,
+    gradients,
+    leaves,
+)
 
 # Sizes around the 32 x 32 tile of the tiled kernel, one block and several, and every kind of pass.
 TILES = [
@@ -155,3 +162,37 @@ def test_filters_that_no_kernel_takes(backend: Backend) -> None:
     with pytest.raises(RuntimeError, match="impl='cpp' cannot run"):
         upfirdn2d(x, f, impl="cpp")
     assert_same_numbers(upfirdn2d(x, f), reference.upfirdn2d(x, f), 1e-6)
+
+
+@pytest.mark.parametrize("separable", [False, True])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_registered_operator(
+    backend: Backend, separable: bool, memory_format: torch.memory_format
+) -> None:
+    """What `torch.compile` needs: a schema and a fake kernel that tells the truth."""
+    x = torch.randn(2, 3, 7, 6, device=backend.device).contiguous(memory_format=memory_format)
+    f = setup_filter(SKEWED, device=backend.device, separable=separable)
+    for impl, always in (("ref", False), (backend.impl, False), (backend.impl, True)):
+        options = [3, 1], [1, 2], [1, 2], [5, 4], True, 2.0, impl, always
+        torch.library.opcheck(kernels.filtered.operator, (x, f, *options))
+
+
+@pytest.mark.parametrize("impl", ["auto", "asked-for"])
+@pytest.mark.parametrize("options", [{"padding": 2}, {"up": 2}, {"down": 2}, {"f": None}], ids=str)
+def test_compiled_without_a_break(backend: Backend, options: dict, impl: str) -> None:
+    f = options.get("f", setup_filter(BLUR, device=backend.device))
+    impl = "auto" if impl == "auto" else backend.impl
+
+    def layer(x: torch.Tensor) -> torch.Tensor:
+        y = upfirdn2d(x.tanh(), **{"f": f, **options}, gain=1.5, impl=impl)
+        return y.square().sum()
+
+    x = torch.randn(2, 3, 12, 9, device=backend.device, requires_grad=True)
+    assert_compiles(layer, (x,), {"upfirdn2d"})
+
+
+def test_compiled_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GAN_OPS", "plain")
+    f = setup_filter(BLUR)
+    x = torch.randn(2, 3, 12, 9, requires_grad=True)
+    assert_compiles(lambda x: upsample2d(x, f).square().sum(), (x,), {"upfirdn2d"})
