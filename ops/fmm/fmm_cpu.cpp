@@ -9,14 +9,17 @@
 //
 // Every sum has a fixed order that does not depend on the number of threads.
 #include "fmm.h"
-#include "fmm_lanes.h"
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <vector>
+
+#include "../_native/cpu.h"
+#include "../_native/lanes.h"
 
 namespace {
+
+using namespace inr;
 
 constexpr double kEpsilon = 1e-8;
 constexpr int kRows = 6;
@@ -34,7 +37,7 @@ inline Acc offset(int64_t activation) {
 // g of the activations that are not linear.
 template <typename Acc>
 inline lanes_t<Acc> activate(lanes_t<Acc> m, int64_t activation) {
-    for (int k = 0; k < Lanes<Acc>::count; ++k) {
+    for (int k = 0; k < Lanes<Acc>::kCount; ++k) {
         if (activation == FMM_TANH) {
             m[k] = 1 + std::tanh(m[k]);
         } else {
@@ -54,22 +57,14 @@ inline lanes_t<Acc> slope(lanes_t<Acc> g, int64_t activation) {
     return lanes_t<Acc>{} + Acc(1);
 }
 
-// Scratch of one thread, kept between calls: no page faults in the steady state.
-template <typename Acc>
-Acc* scratch(int64_t size) {
-    thread_local std::vector<Acc> memory;
-    if (int64_t(memory.size()) < size) memory.resize(size);
-    return memory.data();
-}
-
 template <typename Acc>
 int64_t count_tiles(const FmmParams& p) {
-    return (p.i + Lanes<Acc>::tile - 1) / Lanes<Acc>::tile;
+    return (p.i + Lanes<Acc>::kWidth - 1) / Lanes<Acc>::kWidth;
 }
 
 template <typename Acc, typename In>
 struct Chunk {
-    static constexpr int kCount = Lanes<Acc>::count, kTile = Lanes<Acc>::tile;
+    static constexpr int kCount = Lanes<Acc>::kCount, kTile = Lanes<Acc>::kWidth;
 
     const FmmParams& p;
     int64_t tiles;   // of a row
@@ -105,7 +100,7 @@ struct Chunk {
         for (int64_t q = 0; q < kRows; ++q)
             for (int64_t k = 0; k < p.r; ++k)
                 a[k * kRows + q] =
-                    q < rows ? Acc(p.scale) * load_one<Acc>(from + q * p.a_row_stride + k) : 0;
+                    q < rows ? Acc(p.scale) * to_sum(from[q * p.a_row_stride + k]) : 0;
     }
 
     const In* weight(int64_t row) const {
@@ -172,7 +167,7 @@ struct Chunk {
 
 template <typename Acc, typename In, typename Out>
 void forward_chunk(const FmmParams& p, int64_t n, int64_t begin, int64_t end) {
-    constexpr int kCount = Lanes<Acc>::count;
+    constexpr int kCount = Lanes<Acc>::kCount;
     Chunk<Acc, In> chunk(p, scratch<Acc>(Chunk<Acc, In>::size(p)));
     chunk.read_b(n);
     for (int64_t row = begin; row < end; row += kRows) {
@@ -195,11 +190,10 @@ void forward_chunk(const FmmParams& p, int64_t n, int64_t begin, int64_t end) {
 template <typename Acc, typename In, typename Out>
 void forward(const FmmParams& p) {
     const int64_t chunks = (p.o + p.chunk - 1) / p.chunk;
-#pragma omp parallel for num_threads(p.threads) if (p.threads > 1)
-    for (int64_t task = 0; task < p.n * chunks; ++task) {
+    parallel_for(p.n * chunks, p.threads, [&](int64_t task, int64_t) {
         const int64_t begin = task % chunks * p.chunk;
         forward_chunk<Acc, In, Out>(p, task / chunks, begin, std::min(begin + p.chunk, p.o));
-    }
+    });
 }
 
 // The backward of a chunk of rows for all images. dV is the gradient of V = weight * g(M), dM that
@@ -211,7 +205,7 @@ struct Backward {
     Acc* weights;  // [p.chunk, chunk.stride]: sum of grad_weight over the images so far
     Acc* share;    // [tiles, r, kTile]: this chunk's grad_b of the current image
 
-    static constexpr int kCount = Lanes<Acc>::count, kTile = Lanes<Acc>::tile;
+    static constexpr int kCount = Lanes<Acc>::kCount, kTile = Lanes<Acc>::kWidth;
 
     // dM of row q of the six into chunk.g; adds to the row's grad_weight.
     void row(int64_t q, const Out* grad, const In* weight, Acc* total) {
@@ -254,8 +248,7 @@ struct Backward {
                 }
             }
             for (int64_t q = 0; q < rows; ++q)
-                store_one<Acc>(out + q * rank + k,
-                               Acc(p.scale) * sum<Acc>(dot[q][0] + dot[q][1]));
+                from_sum(Acc(p.scale) * sum<Acc>(dot[q][0] + dot[q][1]), out[q * rank + k]);
         }
     }
 
@@ -315,7 +308,7 @@ template <typename Acc, typename In, typename Out>
 void backward_chunk(const FmmParams& p, int64_t index) {
     const int64_t begin = index * p.chunk, end = std::min(begin + p.chunk, p.o);
     const int64_t weights = p.chunk * Chunk<Acc, In>::row_stride(p);
-    const int64_t share = p.r * count_tiles<Acc>(p) * Lanes<Acc>::tile;
+    const int64_t share = p.r * count_tiles<Acc>(p) * Lanes<Acc>::kWidth;
     Acc* const memory = scratch<Acc>(weights + share + Chunk<Acc, In>::size(p));
     Chunk<Acc, In> chunk(p, memory + weights + share);
     Backward<Acc, In, Out> backward{p, chunk, memory, memory + weights};
@@ -325,7 +318,7 @@ void backward_chunk(const FmmParams& p, int64_t index) {
     for (int64_t row = begin; row < end; ++row) {
         In* const out = static_cast<In*>(p.grad_weight) + row * p.i;
         const Acc* const total = memory + (row - begin) * chunk.stride;
-        for (int64_t i = 0; i < p.i; i += Lanes<Acc>::count)
+        for (int64_t i = 0; i < p.i; i += Lanes<Acc>::kCount)
             store_some<Acc>(out + i, load<Acc>(total + i), p.i - i);
     }
 }
@@ -333,25 +326,21 @@ void backward_chunk(const FmmParams& p, int64_t index) {
 template <typename Acc, typename In, typename Out>
 void backward(const FmmParams& p) {
     const int64_t chunks = (p.o + p.chunk - 1) / p.chunk, size = p.n * p.r * p.i;
-#pragma omp parallel num_threads(p.threads) if (p.threads > 1)
-    {
-#pragma omp for schedule(dynamic)
-        for (int64_t index = 0; index < chunks; ++index)
-            backward_chunk<Acc, In, Out>(p, index);
-        constexpr int64_t kBlock = 1024;
-        const int64_t blocks = p.grad_b ? (size + kBlock - 1) / kBlock : 0;
-#pragma omp for
-        for (int64_t block = 0; block < blocks; ++block) {
-            const Acc* const from = static_cast<const Acc*>(p.partial_b);
-            const int64_t stop = std::min(size, (block + 1) * kBlock);
-            for (int64_t at = block * kBlock; at < stop; at += Lanes<Acc>::count) {
-                lanes_t<Acc> total = {};
-                for (int64_t index = 0; index < chunks; ++index)
-                    total += load_some<Acc>(from + index * size + at, stop - at);
-                store_some<Acc>(static_cast<In*>(p.grad_b) + at, total, stop - at);
-            }
+    parallel_for(chunks, p.threads, [&](int64_t index, int64_t) {
+        backward_chunk<Acc, In, Out>(p, index);
+    });
+    constexpr int64_t kBlock = 1024;
+    const int64_t blocks = p.grad_b ? (size + kBlock - 1) / kBlock : 0;
+    const Acc* const from = static_cast<const Acc*>(p.partial_b);
+    parallel_for(blocks, p.threads, [&](int64_t block, int64_t) {
+        const int64_t stop = std::min(size, (block + 1) * kBlock);
+        for (int64_t at = block * kBlock; at < stop; at += Lanes<Acc>::kCount) {
+            lanes_t<Acc> total = {};
+            for (int64_t index = 0; index < chunks; ++index)
+                total += load_some<Acc>(from + index * size + at, stop - at);
+            store_some<Acc>(static_cast<In*>(p.grad_b) + at, total, stop - at);
         }
-    }
+    });
 }
 
 using Launcher = void (*)(const FmmParams&);
@@ -374,10 +363,10 @@ const char* run(const FmmParams& p, Launcher f32, Launcher f64, Launcher bf16, L
 
 const char* fmm_forward(const FmmParams* p) {
     return run(*p, forward<float, float, float>, forward<double, double, double>,
-               forward<float, bfloat16_t, bfloat16_t>, forward<float, float, bfloat16_t>);
+               forward<float, bfloat16, bfloat16>, forward<float, float, bfloat16>);
 }
 
 const char* fmm_backward(const FmmParams* p) {
     return run(*p, backward<float, float, float>, backward<double, double, double>,
-               backward<float, bfloat16_t, bfloat16_t>, backward<float, float, bfloat16_t>);
+               backward<float, bfloat16, bfloat16>, backward<float, float, bfloat16>);
 }

@@ -166,11 +166,11 @@ private:
         typename L::vector left = {}, right = {};
         // From the last column to the first: rounded as in add_all.
         for (int64_t c = columns - 1; c >= 0; --c) {
-            left += line[base + c] * L::load(shares[c]);
-            right += line[base + c] * L::load(shares[c] + L::kCount);
+            left += line[base + c] * load<S>(shares[c]);
+            right += line[base + c] * load<S>(shares[c] + L::kCount);
         }
-        L::store(panel, L::load(panel) + left);
-        L::store(panel + L::kCount, L::load(panel + L::kCount) + right);
+        store<S>(panel, load<S>(panel) + left);
+        store<S>(panel + L::kCount, load<S>(panel + L::kCount) + right);
     }
 
     void add_all(const S* lattice, int64_t k, S* out) const {

@@ -8,68 +8,17 @@
 // sums in registers, as large as they allow.
 
 #include <cstdint>
-#include <cstring>
 #include <limits>
+
+#include "../_native/lanes.h"
 
 namespace inr {
 
 #if defined(__AVX512F__)
-constexpr int kVectorBytes = 64;
 constexpr int kRows = 12;
-#elif defined(__AVX__)
-constexpr int kVectorBytes = 32;
-constexpr int kRows = 6;
 #else
-constexpr int kVectorBytes = 16;
 constexpr int kRows = 6;
 #endif
-
-template <typename S>
-struct Lanes {
-    typedef S vector __attribute__((vector_size(kVectorBytes)));
-    static constexpr int kCount = kVectorBytes / sizeof(S);
-    static constexpr int kWidth = 2 * kCount;
-
-    static vector load(const S* p) {
-        vector v;
-        std::memcpy(&v, p, kVectorBytes);
-        return v;
-    }
-    static void store(S* p, vector v) { std::memcpy(p, &v, kVectorBytes); }
-};
-
-struct bfloat16 {
-    uint16_t bits;
-};
-
-inline float to_sum(float x) { return x; }
-inline double to_sum(double x) { return x; }
-inline float to_sum(bfloat16 x) {
-    const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
-    float y;
-    std::memcpy(&y, &bits, 4);
-    return y;
-}
-
-inline void from_sum(float x, float& y) { y = x; }
-inline void from_sum(double x, double& y) { y = x; }
-inline void from_sum(float x, bfloat16& y) {
-    uint32_t bits;
-    std::memcpy(&bits, &x, 4);
-    // To the nearest, ties to even; adding could turn a NaN into infinity.
-    const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    y.bits = static_cast<uint16_t>(x == x ? rounded : 0x7fc0);
-}
-
-// Type of the sums.
-template <typename T>
-struct SumOf {
-    typedef float type;
-};
-template <>
-struct SumOf<double> {
-    typedef double type;
-};
 
 // y = max(-limit, min(limit, gain * (v > 0 ? v : slope * v))), NaN stays NaN.
 template <typename S>
@@ -95,13 +44,13 @@ __attribute__((noinline)) void multiply(
             if (kStart == Start::kBias) {
                 sum[i][half] = typename L::vector{} + bias[i];
             } else {
-                sum[i][half] = L::load(c + i * L::kWidth + half * L::kCount);
+                sum[i][half] = load<S>(c + i * L::kWidth + half * L::kCount);
             }
         }
     }
     for (int64_t k = 0; k < depth; ++k) {
-        const typename L::vector left = L::load(b);
-        const typename L::vector right = L::load(b + L::kCount);
+        const typename L::vector left = load<S>(b);
+        const typename L::vector right = load<S>(b + L::kCount);
         b += L::kWidth;
 #pragma GCC unroll 16
         for (int i = 0; i < kRows; ++i) {
@@ -122,7 +71,7 @@ __attribute__((noinline)) void multiply(
                     v = v < -act.limit ? typename L::vector{} - act.limit : v;
                 }
             }
-            L::store(c + i * L::kWidth + half * L::kCount, v);
+            store<S>(c + i * L::kWidth + half * L::kCount, v);
         }
     }
 }

@@ -6,8 +6,8 @@
 #include <new>
 #include <vector>
 
+#include "../_native/cpu.h"
 #include "inr_panels.h"
-#include "inr_parallel.h"
 #include "inr_tiles.h"
 
 namespace {

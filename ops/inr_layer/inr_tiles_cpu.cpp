@@ -5,11 +5,10 @@
 #include <algorithm>
 #include <limits>
 #include <new>
-#include <vector>
 
+#include "../_native/cpu.h"
 #include "inr_lattice.h"
 #include "inr_panels.h"
-#include "inr_parallel.h"
 #include "inr_tiles.h"
 
 namespace {
@@ -21,19 +20,6 @@ constexpr int64_t kMaxLayers = 4;
 constexpr int64_t kTileBytes = 256 << 10;
 // Weights and contexts of the images worked on at a time, unless a single image needs more.
 constexpr int64_t kImagesBytes = 32 << 20;
-
-// Grown when needed and kept, so that steady work touches no new pages.
-template <typename S>
-S* workspace(int64_t count) {
-    thread_local std::vector<S> memory;
-    constexpr int64_t slack = 64 / sizeof(S);
-    if (static_cast<int64_t>(memory.size()) < count + slack) {
-        memory = std::vector<S>();
-        memory.resize(count + slack);
-    }
-    const uintptr_t start = reinterpret_cast<uintptr_t>(memory.data());
-    return reinterpret_cast<S*>((start + 63) / 64 * 64);
-}
 
 template <typename T>
 struct Chain {
@@ -116,7 +102,7 @@ struct Chain {
     void run() {
         const int64_t most = std::max<int64_t>(1, kImagesBytes / int64_t(sizeof(S)) / image_size);
         const int64_t group = std::min(p.batch, most);
-        S* const images = workspace<S>(group * image_size + p.threads * tile_size);
+        S* const images = scratch<S>(group * image_size + p.threads * tile_size);
         S* const tiles = images + group * image_size;
         for (int64_t first = 0; first < p.batch; first += group) {
             const int64_t count = std::min(group, p.batch - first);

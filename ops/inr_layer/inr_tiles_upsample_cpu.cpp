@@ -3,7 +3,7 @@
 #include <new>
 #include <vector>
 
-#include "inr_parallel.h"
+#include "../_native/cpu.h"
 #include "inr_tiles.h"
 
 namespace {
