@@ -1,15 +1,16 @@
-"""What the tests of the kernels of bias_act and upfirdn2d share: where they run, and calls."""
+"""What the tests of kernels share: where they run, calls, compiled graphs."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pytest
 import torch
 
 from ops import _dispatch
+from ops._native import Library
 from ops.registry import OpCase
 from tests.compare import assert_same_numbers
 from tests.ops.emulated import emulated_op
@@ -20,11 +21,13 @@ class Backend:
     """Where kernels run.
 
     Attributes:
+        op: Name of the op's folder.
         name: "cpp" (the C++ kernel), "emulated" (the CUDA kernel on the CPU) or "cuda".
         device: Of the tensors.
         impl: What is asked for.
     """
 
+    op: str
     name: str
     device: torch.device
     impl: str
@@ -35,22 +38,43 @@ class Backend:
         """The backend for the time of a `with` block; skips where it has no compiler."""
         if name == "emulated":
             with emulated_op(op):
-                yield Backend(name, torch.device("cpu"), "cpp")
+                yield Backend(op, name, torch.device("cpu"), "cpp")
             return
         impl, device = ("cuda", "cuda") if name == "cuda" else ("cpp", "cpu")
         reasons = _dispatch._kernels[op, impl].why_not_built()
         if reasons:
             pytest.skip("; ".join(reasons))
-        yield Backend(name, torch.device(device), impl)
+        yield Backend(op, name, torch.device(device), impl)
 
-    def used(self, op: str) -> bool:
+    def used(self) -> bool:
         """Whether the kernel is what a float32 tensor gets."""
-        return _dispatch.choose(op, (torch.ones(1, device=self.device),), self.impl)[0] == self.impl
+        tensors = (torch.ones(1, device=self.device),)
+        return _dispatch.choose(self.op, tensors, self.impl)[0] == self.impl
+
+    def library(self) -> Library:
+        """The library that runs."""
+        return _dispatch.kernel_module(self.op, self.impl)
+
+    def half_types(self) -> list[torch.dtype]:
+        """Those that the kernels of fmm and of the layers know there."""
+        return [torch.bfloat16] if self.name == "cpp" else [torch.bfloat16, torch.float16]
 
 
-def backends() -> list:
-    """Parameters for a fixture."""
-    return ["cpp", "emulated", pytest.param("cuda", marks=pytest.mark.gpu)]
+def backend_fixture(op: str, names: Sequence[str] = ("cpp", "emulated", "cuda")) -> Callable:
+    """A fixture `backend` that runs the tests of a module with kernels of an op.
+
+    Args:
+        op: Name of the op's folder.
+        names: As of `Backend`; tests on "cuda" are marked `gpu`.
+    """
+    params = [pytest.param(name, marks=pytest.mark.gpu if name == "cuda" else ()) for name in names]
+
+    @pytest.fixture(scope="module", params=params)
+    def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
+        with Backend.named(request.param, op) as found:
+            yield found
+
+    return backend
 
 
 def leaves(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
@@ -15,28 +13,15 @@ from tests.ops.native_cases import (
     Backend,
     as_function,
     assert_compiles,
-    backends,
+    backend_fixture,
     gradients,
     leaves,
 )
 
 BIAS_ACT = [case for case in CASES if case.op == "bias_act" and case.small]
 MIXED = [case for case in BIAS_ACT if case.name in ("lrelu", "swish-clamp", "last-dim", "no-bias")]
+backend = backend_fixture("bias_act")
 every_case = pytest.mark.parametrize("case", BIAS_ACT, ids=str)
-
-
-@pytest.fixture
-def poisoned_memory() -> Iterator[None]:
-    """Uninitialised tensors hold NaN."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-@pytest.fixture(scope="module", params=backends())
-def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
-    with Backend.named(request.param, "bias_act") as backend:
-        yield backend
 
 
 def skip_unsupported(backend: Backend, case: OpCase) -> None:
@@ -54,7 +39,7 @@ def test_kernels_give_numbers_worked_out_by_hand(backend: Backend) -> None:
     # slopes: gain * alpha = 1 below zero, gain = 2 above, 0 where clamped
     assert x.grad.tolist() == [[1.0, 20.0], [0.0, 1000.0]]
     assert b.grad.tolist() == [1.0, 1020.0]
-    assert backend.used("bias_act")
+    assert backend.used()
 
 
 def test_what_is_clipped_has_no_gradient_in_low_precision(backend: Backend) -> None:

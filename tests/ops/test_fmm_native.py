@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
-
 import pytest
 import torch
 from torch import Tensor
@@ -12,44 +9,16 @@ from torch import Tensor
 from ops.fmm import FMM_ACTIVATIONS, fmm, kernels, reference
 from tests.compare import assert_close_to_ref, assert_grad_close, assert_same_numbers
 from tests.ops.emulated import emulated_op
+from tests.ops.native_cases import backend_fixture
+
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
+backend = backend_fixture("fmm")
 
 ACTIVATIONS = list(FMM_ACTIVATIONS)
 # n, rows, columns, rank: single, odd, whole vectors, one more than a tile, several chunks.
 SHAPES = [(1, 1, 1, 1), (2, 7, 5, 3), (3, 20, 48, 10), (2, 65, 33, 16), (1, 3, 261, 32)]
 # One more span of columns than a block of the tensor core kernel keeps.
 LONG = (1, 3, 545, 10)
-
-
-class Backend(NamedTuple):
-    """Where the kernels run."""
-
-    name: str
-    device: torch.device
-    impl: str
-
-    def half_types(self) -> list[torch.dtype]:
-        return [torch.bfloat16] if self.name == "cpp" else [torch.bfloat16, torch.float16]
-
-
-@pytest.fixture(
-    scope="module", params=["cpp", "emulated", pytest.param("cuda", marks=pytest.mark.gpu)]
-)
-def backend(request) -> Iterator[Backend]:
-    if request.param == "emulated":
-        with emulated_op("fmm"):
-            yield Backend("emulated", torch.device("cpu"), "cpp")
-    elif request.param == "cuda":
-        yield Backend("cuda", torch.device("cuda"), "cuda")
-    else:
-        yield Backend("cpp", torch.device("cpu"), "cpp")
-
-
-@pytest.fixture(autouse=True)
-def _nan_in_new_memory() -> Iterator[None]:
-    """An element that a kernel forgets to write is NaN."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def make_inputs(shape, dtype, device="cpu", grad: bool = False) -> list[Tensor]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+import functools
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -13,6 +13,10 @@ from ops import _dispatch
 from ops.fourier import fourier, reference
 from ops.fourier.autograd import angle_sums, features, native_fourier, supports
 from tests.ops.emulated import emulated_op
+from tests.ops.native_cases import Backend, backend_fixture
+
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
+backend = backend_fixture("fourier", ("emulated", "cuda"))
 
 # Images (0 = shared rows), frequencies, height, width: vectors that end within a row and beyond
 # the last point, more columns and rows than one pass of the sums holds.
@@ -25,31 +29,8 @@ SHAPES = {
 }
 
 
-class Backend(NamedTuple):
-    """Where the kernels run, and as which implementation they are registered."""
-
-    device: torch.device
-    impl: str
-
-    def __call__(self, *tensors: Tensor | None) -> Tensor:
-        return native_fourier(self.impl, *tensors)
-
-
-@pytest.fixture(scope="module", params=["emulated", pytest.param("cuda", marks=pytest.mark.gpu)])
-def backend(request) -> Iterator[Backend]:
-    if request.param == "cuda":
-        yield Backend(torch.device("cuda"), "cuda")
-        return
-    with emulated_op("fourier"):
-        yield Backend(torch.device("cpu"), "cpp")
-
-
-@pytest.fixture(autouse=True)
-def _nan_in_new_memory() -> Iterator[None]:
-    """An element that a kernel forgets to write is NaN."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    yield
-    torch.use_deterministic_algorithms(False)
+def on_kernels(backend: Backend) -> Callable[..., Tensor]:
+    return functools.partial(native_fourier, backend.impl)
 
 
 def make_inputs(name: str, dtype: torch.dtype, device, with_phase: bool) -> list[Tensor | None]:
@@ -83,7 +64,7 @@ def error(actual: Tensor, exact: Tensor) -> float:
 def test_float32_and_its_gradients(backend, name, with_phase):
     tensors = make_inputs(name, torch.float32, backend.device, with_phase)
     exact = run_all(reference.fourier, [None if t is None else t.double() for t in tensors])
-    for actual, expected in zip(run_all(backend, tensors), exact):
+    for actual, expected in zip(run_all(on_kernels(backend), tensors), exact):
         assert actual.shape == expected.shape
         assert error(actual, expected) <= 1e-5
 
@@ -93,7 +74,7 @@ def test_float32_and_its_gradients(backend, name, with_phase):
 def test_low_precision_rounds_only_results(backend, name, dtype):
     tensors = make_inputs(name, dtype, backend.device, True)
     exact = run_all(reference.fourier, [t.double() for t in tensors])
-    for actual, expected in zip(run_all(backend, tensors), exact):
+    for actual, expected in zip(run_all(on_kernels(backend), tensors), exact):
         assert actual.dtype == dtype
         assert error(actual, expected) <= torch.finfo(dtype).eps
 
@@ -101,14 +82,14 @@ def test_low_precision_rounds_only_results(backend, name, dtype):
 def test_first_and_second_order(backend):
     tensors = make_inputs("own", torch.float64, backend.device, True)
     leaves = [t.requires_grad_() for t in tensors]
-    assert torch.autograd.gradcheck(backend, leaves, fast_mode=True)
-    assert torch.autograd.gradgradcheck(backend, leaves, fast_mode=True)
+    assert torch.autograd.gradcheck(on_kernels(backend), leaves, fast_mode=True)
+    assert torch.autograd.gradgradcheck(on_kernels(backend), leaves, fast_mode=True)
 
 
 def test_only_the_gradients_asked_for(backend):
     u, v, rows, _phase = make_inputs("shared", torch.float32, backend.device, True)
     rows.requires_grad_()
-    backend(u, v, rows).sum().backward()
+    on_kernels(backend)(u, v, rows).sum().backward()
     assert u.grad is None and v.grad is None
     expected = rows.detach().clone().requires_grad_()
     reference.fourier(u, v, expected).sum().backward()
@@ -141,14 +122,14 @@ def test_compilers_see_operators(backend):
 
 def test_order_of_threads_does_not_matter(backend):
     tensors = make_inputs("wide", torch.float32, backend.device, True)
-    first = run_all(backend, tensors)
+    first = run_all(on_kernels(backend), tensors)
     if backend.impl == "cuda":
-        others = [run_all(backend, tensors) for _ in range(3)]
+        others = [run_all(on_kernels(backend), tensors) for _ in range(3)]
     else:
         others = []
         for order in ("descending", "random"):
             with emulated_op("fourier", order=order):
-                others.append(run_all(backend, tensors))
+                others.append(run_all(on_kernels(backend), tensors))
     for other in others:
         assert all(torch.equal(a, b) for a, b in zip(first, other))
 

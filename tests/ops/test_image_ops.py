@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -25,19 +25,6 @@ every_case = pytest.mark.parametrize("case", SMALL, ids=IDS)
 @pytest.fixture(autouse=True)
 def _own_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gradfix, "enabled", True)
-
-
-@pytest.fixture
-def poisoned_memory() -> Iterator[None]:
-    """Uninitialised tensors hold NaN; the former mode returns even if the test fails."""
-    before = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    try:
-        assert torch.empty(4).isnan().all()
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before, warn_only=warn_only)
 
 
 def leaves(case: OpCase, dtype: torch.dtype = torch.float64, seed: int = 0) -> dict:

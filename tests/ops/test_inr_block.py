@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -18,32 +17,12 @@ from ops.inr_block.plan import KIB, TILES, Limits, make_plan
 from ops.inr_layer import AxisTaps, CoordFeatures, PointTaps
 from tests.compare import assert_close_to_ref, assert_same_numbers
 from tests.ops.emulated import emulated_op
+from tests.ops.native_cases import Backend, backend_fixture
+
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
+backend = backend_fixture("inr_block", ("emulated", "cuda"))
 
 LOW = [torch.float16, torch.bfloat16]
-
-
-class Backend(NamedTuple):
-    """Where the kernel runs, and as which implementation it is registered."""
-
-    device: torch.device
-    impl: str
-
-
-@pytest.fixture(scope="module", params=["emulated", pytest.param("cuda", marks=pytest.mark.gpu)])
-def backend(request) -> Iterator[Backend]:
-    if request.param == "cuda":
-        yield Backend(torch.device("cuda"), "cuda")
-        return
-    with emulated_op("inr_block"):
-        yield Backend(torch.device("cpu"), "cpp")
-
-
-@pytest.fixture(autouse=True)
-def _nan_in_new_memory() -> Iterator[None]:
-    """An element that a kernel forgets to write is NaN."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 class Case(NamedTuple):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from fractions import Fraction
 
 import pytest
@@ -17,16 +16,10 @@ from tests.compare import assert_close_to_ref, assert_same_numbers
 from tests.ops.test_inr_layer import make_taps
 from torch_utils import compilers
 
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
+
 HAS_COMPILER = not compilers.missing_tools(uses_cuda=False, uses_python=False)
 SIZES = [(1, 1), (3, 5), (31, 37), (16, 64)]
-
-
-@pytest.fixture(autouse=True)
-def _nan_in_new_memory() -> Iterator[None]:
-    """An element that a kernel forgets to write is NaN."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture(

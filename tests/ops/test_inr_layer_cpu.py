@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from fractions import Fraction
 
 import pytest
@@ -16,21 +15,16 @@ from tests.compare import assert_close_to_ref, assert_grad_close, assert_same_nu
 from tests.ops.test_inr_layer import make_point_taps, make_taps
 from torch_utils import compilers
 
-pytestmark = pytest.mark.skipif(
-    bool(compilers.missing_tools(uses_cuda=False, uses_python=False)), reason="no C++ compiler"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        bool(compilers.missing_tools(uses_cuda=False, uses_python=False)), reason="no C++ compiler"
+    ),
+    pytest.mark.usefixtures("poisoned_memory"),
+]
 
 UPSAMPLING = [None, "nearest", "bilinear"]
 # One pixel; odd sides; rows of whole panels and more than one panel per row; one row of many.
 SIZES = [(1, 1), (3, 5), (7, 37), (4, 64), (1, 50)]
-
-
-@pytest.fixture(autouse=True)
-def _nan_in_new_memory() -> Iterator[None]:
-    """An element that a kernel forgets to write is NaN."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def make_call(upsampling, size, with_coords=True, channels=(6, 7), batch=2, dtype=torch.float64):

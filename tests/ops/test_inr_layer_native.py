@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -12,7 +11,6 @@ from torch import Tensor
 
 from networks.fourier import axis_taps
 from networks.lattice import Sampling, axis_levels, grid_points
-from ops import _dispatch
 from ops.inr_layer import (
     AxisTaps,
     CoordFeatures,
@@ -24,35 +22,12 @@ from ops.inr_layer import (
 )
 from ops.inr_layer.autograd import native_layer, supports
 from tests.ops.emulated import emulated_op
+from tests.ops.native_cases import Backend, backend_fixture
+
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
+backend = backend_fixture("inr_layer", ("emulated", "cuda"))
 
 LOW = (torch.float16, torch.bfloat16)
-
-
-class Backend(NamedTuple):
-    """Where the kernels run, and as which implementation they are registered."""
-
-    device: torch.device
-    impl: str
-
-    def library(self):
-        return _dispatch.kernel_module("inr_layer", self.impl)
-
-
-@pytest.fixture(scope="module", params=["emulated", pytest.param("cuda", marks=pytest.mark.gpu)])
-def backend(request) -> Iterator[Backend]:
-    if request.param == "cuda":
-        yield Backend(torch.device("cuda"), "cuda")
-        return
-    with emulated_op("inr_layer"):
-        yield Backend(torch.device("cpu"), "cpp")
-
-
-@pytest.fixture(autouse=True)
-def _nan_in_new_memory() -> Iterator[None]:
-    """An element that a kernel forgets to write is NaN."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 class Case(NamedTuple):

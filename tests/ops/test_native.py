@@ -118,7 +118,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, barrier: str = "__synct
     binary = custom_ops.get_library(
         "toy",
         ["toy.cpp"],
-        ["toy.h", str(OPS_FOLDER / "_native" / "emulation.h")],
+        ["toy.h", *map(str, (OPS_FOLDER / "_native").glob("*.h"))],
         str(tmp_path),
         extra_cflags=["-O1", "-fno-gnu-unique", "-DINR_EMULATE", f"-I{OPS_FOLDER / '_native'}"],
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
@@ -15,7 +13,7 @@ from tests.ops.native_cases import (
     Backend,
     as_function,
     assert_compiles,
-    backends,
+    backend_fixture,
     gradients,
     leaves,
 )
@@ -32,21 +30,8 @@ TILES = [
 ]
 FIR = [case for case in CASES if case.op == "upfirdn2d" and case.small] + TILES
 FEW = [case for case in FIR if case.name in ("blur", "mixed", "separable-up", "tile-down-31x33")]
+backend = backend_fixture("upfirdn2d")
 every_case = pytest.mark.parametrize("case", FIR, ids=str)
-
-
-@pytest.fixture
-def poisoned_memory() -> Iterator[None]:
-    """Uninitialised tensors hold NaN."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-@pytest.fixture(scope="module", params=backends())
-def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
-    with Backend.named(request.param, "upfirdn2d") as backend:
-        yield backend
 
 
 def skip_unsupported(backend: Backend, case: OpCase) -> None:
@@ -64,7 +49,7 @@ def test_kernels_give_numbers_worked_out_by_hand(backend: Backend) -> None:
     assert up.tolist() == [[[[1.0, 10.0, 2.0, 20.0, 3.0, 30.0]]]]
     y.backward(torch.tensor([[[[1.0, 2.0, 3.0, 4.0]]]], device=backend.device))
     assert x.grad.tolist() == [[[[21.0, 32.0, 43.0]]]]
-    assert backend.used("upfirdn2d")
+    assert backend.used()
 
 
 @every_case
