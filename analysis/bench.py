@@ -1,8 +1,9 @@
 """Images per second of training and generation, generators side by side (`make bench`).
 
-Training is `--cfg=tiny` with the real losses and phases on random images, generation the network of
-`--cfg=auto` at 256x256. The generators take turns within every repetition, so that a machine that
-gets slower meanwhile slows all of them; a number is the median over the repetitions.
+Training is `--cfg=tiny`, and `--cfg=auto` at 64x64, with the real losses and phases on random
+images, generation the network of `--cfg=auto` at 256x256. What is compared takes turns within every
+repetition, so that a machine that gets slower meanwhile slows all of it; a number is the median
+over the repetitions.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import dnnlib.cli
 if TYPE_CHECKING:
     import torch
 
+    from analysis.training_bench import Training
     from training.config import TrainConfig
 
 GENERATORS = ("stylegan2", "inr-gan", "inr-gan-bil")
@@ -35,6 +37,9 @@ _TRAIN_SHAPE = (1, 32, 32)
 _GENERATION_SIZE = 256
 _GENERATION_BATCH = 4
 _COMPARED = "inr-gan-published"
+_STEP_PRESET = "inr-gan-bil"
+_STEP_SHAPE = (3, 64, 64)
+_STEP_BATCH = 8
 
 
 @dnnlib.cli.command()
@@ -50,7 +55,8 @@ _COMPARED = "inr-gan-published"
 def main(quick: bool, augment_p: float, device: str) -> None:
     """Measure images per second of training and generation, generators side by side.
 
-    Then of one generator with its kernels and in the plain order of operations.
+    Training with the kernels and without a compiler, and what a larger step is made of; then one
+    generator with its kernels, without a compiler, and in the plain order of operations.
     """
     import torch
 
@@ -60,16 +66,9 @@ def main(quick: bool, augment_p: float, device: str) -> None:
     target = misc.resolve_device(device)
     host_memory.keep_freed_memory()
     print(describe_machine(target))
-    print("float32 everywhere; images/s, in brackets relative to the first line")
+    print("float32 everywhere; generation in images/s, in brackets relative to the first line")
 
-    cycles = {name: training_cycle(name, target, augment_p) for name in GENERATORS}
-    images = STEPS_PER_CYCLE * _config("stylegan2", "tiny", _TRAIN_SHAPE, _CLASSES).batch_size
-    repetitions = 1 if quick else 3
-    print(
-        f"\nTraining, --cfg=tiny, {_TRAIN_SHAPE[1]}x{_TRAIN_SHAPE[2]} grey, {_CLASSES} classes, "
-        f"augmentation p = {augment_p:g}; median of {repetitions} x {STEPS_PER_CYCLE} steps"
-    )
-    print_rates(measure(cycles, repetitions, target), images)
+    compare_training(target, augment_p, 1 if quick else 3)
 
     draws = {name: generation(name, target) for name in GENERATORS}
     repetitions = 1 if quick else 5
@@ -89,6 +88,32 @@ def main(quick: bool, augment_p: float, device: str) -> None:
         print(against_plain_order(target, precision, 1 if quick else 5))
     if low == torch.float32:
         print(f"(no lower precision: {why})")
+
+
+def compare_training(device: torch.device, augment_p: float, turns: int) -> None:
+    """Print images per second of training, and what a step of 64x64 is made of.
+
+    Args:
+        device: where to train.
+        augment_p: probability of each augmentation.
+        turns: timed cycles, or steps, of each; the medians are printed.
+    """
+    from analysis.training_bench import both_ways, rates_table, step_table
+
+    cycles = {name: training_cycle(name, device, augment_p) for name in GENERATORS}
+    images = STEPS_PER_CYCLE * _config("stylegan2", "tiny", _TRAIN_SHAPE, _CLASSES).batch_size
+    print(
+        f"\nTraining, --cfg=tiny, {_TRAIN_SHAPE[1]}x{_TRAIN_SHAPE[2]} grey, {_CLASSES} classes, "
+        f"augmentation p = {augment_p:g}; median of {turns} x {STEPS_PER_CYCLE} steps"
+    )
+    print(rates_table(both_ways(cycles, device, turns), images), flush=True)
+    options = {"cfg": "auto", "shape": _STEP_SHAPE, "classes": 0, "batch": _STEP_BATCH}
+    print(
+        f"\nTraining, --cfg=auto, {_STEP_SHAPE[1]}x{_STEP_SHAPE[2]} RGB, {_STEP_PRESET}, "
+        f"batch {_STEP_BATCH}, augmentation p = {augment_p:g}; median of {turns}"
+    )
+    training = make_training(_STEP_PRESET, device, augment_p, **options)
+    print(step_table(training, device, turns), flush=True)
 
 
 def against_plain_order(device: torch.device, precision: str, samples: int) -> str:
@@ -170,6 +195,30 @@ def print_rates(seconds: Mapping[str, float], images: int) -> None:
 
 
 def training_cycle(
+    preset: str, device: torch.device, augment_p: float = 0.0, **options: Any
+) -> Callable[[], object]:
+    """A training (`--cfg=tiny --cond=1`) on random images.
+
+    Args:
+        preset: generator.
+        device: where to train.
+        augment_p: probability of each augmentation.
+        options: as of `make_training`.
+
+    Returns:
+        A function that trains for `STEPS_PER_CYCLE` steps and returns (G, D).
+    """
+    training = make_training(preset, device, augment_p, **options)
+
+    def cycle() -> tuple[torch.nn.Module, torch.nn.Module]:
+        for _ in range(STEPS_PER_CYCLE):
+            training.step()
+        return training.G, training.D
+
+    return cycle
+
+
+def make_training(
     preset: str,
     device: torch.device,
     augment_p: float = 0.0,
@@ -178,8 +227,8 @@ def training_cycle(
     shape: tuple[int, int, int] = _TRAIN_SHAPE,
     classes: int = _CLASSES,
     **options: Any,
-) -> Callable[[], object]:
-    """Networks, losses and phases of a training (`--cfg=tiny --cond=1`) on random images.
+) -> Training:
+    """Networks, losses and phases of a training on random images.
 
     Args:
         preset: generator.
@@ -189,14 +238,12 @@ def training_cycle(
         shape: (C, H, W) of the images.
         classes: number of classes; 0 = unconditional.
         options: further options of `train.py`, such as batch or fp32.
-
-    Returns:
-        A function that trains for `STEPS_PER_CYCLE` steps and returns (G, D).
     """
     import torch
 
+    from analysis.training_bench import Training
     from training.ema import EMA
-    from training.phases import build_phases, run_phase
+    from training.phases import build_phases
 
     config = _config(preset, cfg, shape, classes, **options)
     kwargs = config.to_dict("")
@@ -221,23 +268,13 @@ def training_cycle(
         regularize_G=loss.pl_weight != 0,
         regularize_D=loss.r1_gamma != 0,
     )
-    ema = EMA(G, config.ema_kimg, config.ema_rampup)
     batch = config.batch_size
-    real = torch.rand([batch, *shape], device=device) * 2 - 1
     labels = torch.zeros([batch, classes], device=device)
     if classes:
         labels = torch.eye(classes, device=device)[torch.arange(batch, device=device) % classes]
-
-    def cycle() -> tuple[torch.nn.Module, torch.nn.Module]:
-        for step in range(STEPS_PER_CYCLE):
-            for phase in phases:
-                if phase.is_due(step):
-                    z = torch.randn([batch, G.z_dim], device=device)
-                    run_phase(phase, loss, [(real, labels, z, labels)])
-            ema.update(step * batch, batch)
-        return G, D
-
-    return cycle
+    ema = EMA(G, config.ema_kimg, config.ema_rampup)
+    real = torch.rand([batch, *shape], device=device) * 2 - 1
+    return Training(G, D, loss, phases, ema, real, labels)
 
 
 def generation(preset: str, device: torch.device) -> Callable[[], torch.Tensor]:

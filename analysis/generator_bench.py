@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from analysis.kernel_bench import Bench, Row, which_ran
-from analysis.published_order import published_order
+from analysis.published_order import published_order, without_kernels
 from analysis.timing import Function, captured, first_line, interleaved, peak_memory
 from networks.cost import generator_cost, total
 from networks.generator import build_generator
@@ -49,8 +49,9 @@ def ways(
     """Ways to draw a batch, of new z at every call, each with what has to be entered around it.
 
     Returns:
-        "kernels": in the scale's precision. "plain order": the published order of operations, in
-        the same precision by autocast.
+        "kernels": in the scale's precision. "plain PyTorch, no compiler": the same without any
+        compiled kernel. "plain order": the published order of operations, in the same precision by
+        autocast.
     """
     dtype = bench.dtype
 
@@ -73,7 +74,16 @@ def ways(
         ):
             yield
 
-    return {"kernels": (kernels, torch.inference_mode), "plain order": (plain, around_plain)}
+    @contextlib.contextmanager
+    def around_no_compiler() -> Any:
+        with torch.inference_mode(), without_kernels():
+            yield
+
+    return {
+        "kernels": (kernels, torch.inference_mode),
+        "plain PyTorch, no compiler": (kernels, around_no_compiler),
+        "plain order": (plain, around_plain),
+    }
 
 
 def measure_generators(bench: Bench, presets: Sequence[str] = PRESETS) -> None:

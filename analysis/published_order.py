@@ -8,6 +8,7 @@ the networks, so that the same generator, with the same weights, runs both ways 
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
@@ -27,6 +28,7 @@ import ops.inr_layer
 import ops.inr_layer.plain
 import ops.upfirdn2d
 import ops.upfirdn2d.plain
+from ops._dispatch import SWITCH
 from ops.inr_layer import AxisTaps, CoordFeatures, PointTaps
 
 
@@ -128,3 +130,17 @@ def published_order() -> Iterator[None]:
     finally:
         for module, name, value in replaced:
             setattr(module, name, value)
+
+
+@contextlib.contextmanager
+def without_kernels() -> Iterator[None]:
+    """Inside the block the ops run as on a machine without a compiler: plain PyTorch, our order."""
+    before = os.environ.get(SWITCH)
+    os.environ[SWITCH] = "plain"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[SWITCH]
+        else:
+            os.environ[SWITCH] = before

@@ -83,7 +83,8 @@ def interleaved(
         functions: Name -> function.
         device: Whose queue is empty when the clock is read.
         samples: How often each function's turn comes.
-        sample_seconds: About how long a turn takes; short functions are called several times.
+        sample_seconds: About how long a turn takes; short functions are called several times. 0 =
+            one call.
         graphs: Whether to replay CUDA graphs instead of calling.
         contexts: Name -> what is entered, outside the clock, for the turns of a function.
 
@@ -99,10 +100,13 @@ def interleaved(
             if graphs:
                 function, note = captured(function, device)
             function()
-            seconds = _sample(function, device, 1)
-            if seconds < sample_seconds:
-                seconds = min(seconds, _sample(function, device, 1))
-        ready[name] = (function, context, max(1, round(sample_seconds / seconds)), note)
+            calls = 1
+            if sample_seconds > 0:
+                seconds = _sample(function, device, 1)
+                if seconds < sample_seconds:
+                    seconds = min(seconds, _sample(function, device, 1))
+                calls = max(1, round(sample_seconds / seconds))
+        ready[name] = (function, context, calls, note)
     times: dict[str, list[float]] = {name: [] for name in ready}
     for _ in range(samples):
         for name, (function, context, calls, _note) in ready.items():

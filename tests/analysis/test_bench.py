@@ -56,13 +56,13 @@ def test_generation_draws_a_batch(monkeypatch: pytest.MonkeyPatch, preset: str) 
 
 @pytest.mark.parametrize("low", [torch.float32, torch.bfloat16])
 def test_the_command(low: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "training_cycle", lambda *args: lambda: None)
+    monkeypatch.setattr(bench, "compare_training", lambda device, p, n: print(f"[{p} x {n}]"))
     monkeypatch.setattr(bench, "generation", lambda *args: lambda: None)
     monkeypatch.setattr(bench, "against_plain_order", lambda device, name, n: f"[{name} x {n}]")
     monkeypatch.setattr(precision, "fastest_dtype", lambda device: (low, "because"))
     result = CliRunner().invoke(bench.main, ["--quick", "--device=cpu"])
     assert result.exit_code == 0, result.output
-    assert "[fp32 x 1]" in result.output
+    assert "[0.0 x 1]" in result.output and "[fp32 x 1]" in result.output
     assert ("[bf16 x 1]" in result.output) == (low == torch.bfloat16)
     assert ("(no lower precision: because)" in result.output) == (low == torch.float32)
 
@@ -73,7 +73,20 @@ def test_kernels_against_the_plain_order(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(bench, "_GENERATION_SIZE", 32)
     lines = bench.against_plain_order(CPU, "bf16", 1).splitlines()
     assert [line.split("  ")[0] for line in lines] == [
-        *("variant", "-----------", "kernels", "plain order"),
-        *("variant", "-----------", "kernels", "plain order"),
-    ]
-    assert "img/s" in lines[2] and "1.00x" in lines[3] and "MiB" in lines[4]
+        *("variant", "-" * 26, "kernels", "plain PyTorch, no compiler", "plain order"),
+    ] * 2
+    assert "img/s" in lines[2] and "1.00x" in lines[4] and "MiB" in lines[5]
+
+
+def test_training_with_and_without_kernels(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench, "STEPS_PER_CYCLE", 1)
+    monkeypatch.setattr(bench, "_STEP_SHAPE", (3, 16, 16))
+    monkeypatch.setattr(bench, "_STEP_BATCH", 4)
+    monkeypatch.setattr(bench, "GENERATORS", ("stylegan2", "inr-gan"))
+    bench.compare_training(CPU, 0.0, 1)
+    text = capsys.readouterr().out
+    for line in ("stylegan2 ", "inr-gan ", "step ", "Dreg, every 16 steps ", "G forward "):
+        assert f"\n{line}" in text
+    assert "kernels to plain" in text and text.count(" images/s; G takes ") == 2

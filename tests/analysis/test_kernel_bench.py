@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import os
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ import torch
 from analysis import generator_bench, kernel_bench, kernel_report
 from analysis.kernel_bench import Bench, LayerShape, Row, Scale
 from analysis.op_check import Check
+from analysis.published_order import without_kernels
 from analysis.timing import Timing
 from ops import _dispatch
 from ops.inr_layer import inr_layer
@@ -78,7 +81,7 @@ def test_generators_are_measured() -> None:
     assert len(variants(bench, "generator")) == len(generator_bench.PRESETS)
     for section in ("generator", "memory"):
         for names in variants(bench, section).values():
-            assert names == {"kernels", "plain order"}
+            assert names == {"kernels", "plain PyTorch, no compiler", "plain order"}
 
 
 def test_training_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,17 +94,31 @@ def test_training_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(row.images == 4 and row.seconds > 0 for row in bench.rows)
 
 
-def test_both_ways_to_draw_give_the_same_picture() -> None:
+def test_all_ways_to_draw_give_the_same_picture() -> None:
     bench = tiny_bench()
     G = generator_bench.make_generator(bench, "inr-gan")
-    pictures = []
+    pictures: list[torch.Tensor] = []
     for function, context in generator_bench.ways(bench, G, 2).values():
         with context():
             torch.manual_seed(1)
             pictures.append(function())
             assert not torch.equal(function(), pictures[-1])  # another z
-    assert_same_numbers(*pictures, 0.05)
-    assert not torch.equal(*pictures)
+    assert len(pictures) == 3
+    for one, other in itertools.combinations(pictures, 2):
+        assert_same_numbers(one, other, 0.05)
+        assert not torch.equal(one, other)
+
+
+def test_without_kernels_the_switch_is_back_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    for before in (None, "auto"):
+        if before is None:
+            monkeypatch.delenv("GAN_OPS", raising=False)
+        else:
+            monkeypatch.setenv("GAN_OPS", before)
+        with pytest.raises(KeyError), without_kernels():
+            assert os.environ["GAN_OPS"] == "plain"
+            raise KeyError
+        assert os.environ.get("GAN_OPS") == before
 
 
 @pytest.mark.parametrize("mode", [None, "nearest"])
