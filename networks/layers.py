@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ops.bias_act import activation_funcs, bias_act
-from ops.conv2d_resample import conv2d_resample
+from ops.conv_layer import conv_layer
 from ops.upfirdn2d import setup_filter
 
 
@@ -264,18 +264,20 @@ class Conv2dLayer(nn.Module):
             gain: Scales the output and the clamp.
         """
         # An upsampling layer is a true convolution, any other one a correlation.
-        x = conv2d_resample(
+        return conv_layer(
             x,
-            (self.weight * self.weight_gain).to(x.dtype),
+            self.weight,
+            self.bias,
             self.resample_filter,
             up=self.up,
             down=self.down,
             padding=self.padding,
             flip_weight=self.up == 1,
+            act=self.activation,
+            gain=self.act_gain * gain,
+            clamp=None if self.conv_clamp is None else self.conv_clamp * gain,
+            weight_gain=self.weight_gain,
         )
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        clamp = None if self.conv_clamp is None else self.conv_clamp * gain
-        return bias_act(x, bias, act=self.activation, gain=self.act_gain * gain, clamp=clamp)
 
     def extra_repr(self) -> str:
         """Sizes, resampling and activation, for print(module)."""

@@ -19,6 +19,8 @@ from ops.conv2d.reference import conv2d as ref_conv2d
 from ops.conv2d.reference import conv_transpose2d as ref_conv_transpose2d
 from ops.conv2d_resample import conv2d_resample
 from ops.conv2d_resample.reference import conv2d_resample as ref_conv2d_resample
+from ops.conv_layer import conv_layer
+from ops.conv_layer.reference import conv_layer as ref_conv_layer
 from ops.fma import fma
 from ops.fma.reference import fma as ref_fma
 from ops.fmm import FMM_ACTIVATIONS, fmm
@@ -34,6 +36,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., torch.Tensor], Callable[..., torch.Tens
     "conv2d": (conv2d, ref_conv2d),
     "conv_transpose2d": (conv_transpose2d, ref_conv_transpose2d),
     "conv2d_resample": (conv2d_resample, ref_conv2d_resample),
+    "conv_layer": (conv_layer, ref_conv_layer),
     "fma": (fma, ref_fma),
     "fmm": (fmm, ref_fmm),
     "grid_sample": (grid_sample, ref_grid_sample),
@@ -170,6 +173,30 @@ def _conv_cases() -> list[OpCase]:
     ]
 
 
+def _conv_layer_cases() -> list[OpCase]:
+    def case(name, x, w, bias=True, small=True, **options):
+        shapes = {"x": x, "w": w} | ({"b": w[:1]} if bias else {})
+        options = {"act": "lrelu", "padding": w[2] // 2, "weight_gain": 0.3} | options
+        return OpCase("conv_layer", name, shapes, options, BLUR, small=small)
+
+    return [
+        case("plain", (2, 4, 5, 7), (6, 4, 3, 3)),
+        case("panels", (1, 9, 5, 4), (26, 9, 3, 3)),
+        case("down", (2, 3, 6, 8), (10, 3, 3, 3), down=2, gain=0.5),
+        case("down-odd", (3, 2, 7, 5), (3, 2, 3, 3), down=2, alpha=0.5, clamp=1),
+        case("down-1x1", (2, 5, 6, 8), (9, 5, 1, 1), bias=False, act="linear", down=2),
+        case("down-wide", (1, 2, 10, 7), (3, 2, 5, 5), down=3, padding=[3, 2, 1, 4]),
+        case("from-rgb", (2, 1, 4, 3), (17, 1, 1, 1), act="relu", clamp=1),
+        case("single", (1, 1, 1, 1), (1, 1, 1, 1), bias=False, weight_gain=1),
+        case("smooth", (1, 2, 4, 3), (3, 2, 3, 3), act="swish"),
+        case("up", (1, 2, 3, 4), (3, 2, 3, 3), up=2, flip_weight=False),
+        case("d32", (32, 16, 32, 32), (16, 16, 3, 3), small=False),
+        case("d32-down", (32, 16, 32, 32), (32, 16, 3, 3), small=False, down=2),
+        case("d32-skip", (32, 16, 32, 32), (32, 16, 1, 1), False, False, act="linear", down=2),
+        case("d8", (32, 64, 8, 8), (64, 64, 3, 3), small=False),
+    ]
+
+
 def _fmm_cases() -> list[OpCase]:
     def case(name, n, out, inp, rank, activation="demod", small=True):
         shapes = {"weight": (out, inp), "a": (n, out, rank), "b": (n, rank, inp)}
@@ -188,6 +215,7 @@ CASES: list[OpCase] = [
     *_bias_act_cases(),
     *_upfirdn2d_cases(),
     *_conv_cases(),
+    *_conv_layer_cases(),
     *_fmm_cases(),
     *(OpCase(*call[:4], small=call[4]) for call in inr_calls()),
     OpCase("fma", "equal", {"a": (2, 3), "b": (2, 3), "c": (2, 3)}),

@@ -1,30 +1,20 @@
 // Transforms of Winograd's convolution on the CPU. Channels are the vector lanes: blocks of 16 of
 // them are transposed to [y][x][16] with zeros around, then every tile is a handful of additions.
-#include <algorithm>
-#include <cmath>
-#include <cstring>
 #include <vector>
 
-#include "../_native/cpu.h"
+#include "../_native/planes.h"
 #include "conv2d.h"
 
 namespace {
 
-constexpr int64_t LANES = 8, BLOCK = 16;
-typedef float Lanes __attribute__((vector_size(32)));
-typedef int Order __attribute__((vector_size(32)));
+using namespace inr;
+
+constexpr int64_t LANES = kEight, BLOCK = 16;
+typedef Eight Lanes;
 
 // The five finite points 0, +-P, +-Q that polynomials are evaluated at; chosen for accuracy.
 constexpr float P = 0.70710678118654752f, Q = 1.41421356237309505f;
 constexpr float PP = 0.5f, QQ = 2.0f, PPP = P / 2, QQQ = 2 * Q;
-
-inline Lanes load(const float* p) {
-    Lanes x;
-    std::memcpy(&x, p, sizeof x);
-    return x;
-}
-
-inline void store(float* p, Lanes x) { std::memcpy(p, &x, sizeof x); }
 
 // B^T: 6 samples to 6 coefficients.
 inline void from_samples(const Lanes (&d)[6], Lanes (&m)[6]) {
@@ -60,68 +50,6 @@ inline void from_results(const Lanes (&y)[4], Lanes (&m)[6]) {
     m[5] = y[3];
 }
 
-// rows[i][j] <-> rows[j][i].
-inline void transpose(Lanes (&r)[LANES]) {
-    const Order low = {0, 8, 1, 9, 4, 12, 5, 13}, high = {2, 10, 3, 11, 6, 14, 7, 15};
-    const Order low2 = {0, 1, 8, 9, 4, 5, 12, 13}, high2 = {2, 3, 10, 11, 6, 7, 14, 15};
-    const Order left = {0, 1, 2, 3, 8, 9, 10, 11}, right = {4, 5, 6, 7, 12, 13, 14, 15};
-    Lanes a[LANES], b[LANES];
-    for (int i = 0; i < LANES; i += 2) {
-        a[i] = __builtin_shuffle(r[i], r[i + 1], low);
-        a[i + 1] = __builtin_shuffle(r[i], r[i + 1], high);
-    }
-    for (int i = 0; i < LANES; i += 4) {
-        for (int j = 0; j < 2; j++) {
-            b[i + 2 * j] = __builtin_shuffle(a[i + j], a[i + 2 + j], low2);
-            b[i + 2 * j + 1] = __builtin_shuffle(a[i + j], a[i + 2 + j], high2);
-        }
-    }
-    for (int i = 0; i < 4; i++) {
-        r[i] = __builtin_shuffle(b[i], b[i + 4], left);
-        r[i + 4] = __builtin_shuffle(b[i], b[i + 4], right);
-    }
-}
-
-// [channels][h * w] at `from` into [h][pitch][BLOCK] at `to`; lanes beyond `channels` are zero.
-void interleave(const float* from, int64_t channels, int64_t h, int64_t w, float* to,
-                int64_t pitch) {
-    for (int64_t y = 0; y < h; y++) {
-        for (int64_t half = 0; half < BLOCK; half += LANES) {
-            const float* row = from + half * h * w + y * w;
-            float* target = to + y * pitch * BLOCK + half;
-            int64_t count = std::clamp<int64_t>(channels - half, 0, LANES), x = 0;
-            for (; count == LANES && x + LANES <= w; x += LANES) {
-                Lanes r[LANES];
-                for (int64_t c = 0; c < LANES; c++) r[c] = load(row + c * h * w + x);
-                transpose(r);
-                for (int64_t i = 0; i < LANES; i++) store(target + (x + i) * BLOCK, r[i]);
-            }
-            for (; x < w; x++)
-                for (int64_t c = 0; c < LANES; c++)
-                    target[x * BLOCK + c] = c < count ? row[c * h * w + x] : 0.0f;
-        }
-    }
-}
-
-// The reverse.
-void separate(const float* from, int64_t pitch, int64_t channels, int64_t h, int64_t w, float* to) {
-    for (int64_t y = 0; y < h; y++) {
-        for (int64_t half = 0; half < channels; half += LANES) {
-            const float* source = from + y * pitch * BLOCK + half;
-            float* row = to + half * h * w + y * w;
-            int64_t count = std::min(channels - half, LANES), x = 0;
-            for (; count == LANES && x + LANES <= w; x += LANES) {
-                Lanes r[LANES];
-                for (int64_t i = 0; i < LANES; i++) r[i] = load(source + (x + i) * BLOCK);
-                transpose(r);
-                for (int64_t c = 0; c < LANES; c++) store(row + c * h * w + x, r[c]);
-            }
-            for (; x < w; x++)
-                for (int64_t c = 0; c < count; c++) row[c * h * w + x] = source[x * BLOCK + c];
-        }
-    }
-}
-
 // Where one tile's block of channels lies in the coefficients.
 struct Place {
     float* at;
@@ -131,7 +59,7 @@ struct Place {
     void put(int64_t k, int64_t half, Lanes x) const {
         float* to = at + k * stride + half;
         if (half + LANES <= channels) {
-            store(to, x);
+            store8(to, x);
         } else if (half < channels) {
             std::memcpy(to, &x, sizeof(float) * size_t(channels - half));
         }
@@ -139,7 +67,7 @@ struct Place {
 
     Lanes get(int64_t k, int64_t half) const {
         const float* from = at + k * stride + half;
-        if (half + LANES <= channels) return load(from);
+        if (half + LANES <= channels) return load8(from);
         Lanes x = {};
         if (half < channels) std::memcpy(&x, from, sizeof(float) * size_t(channels - half));
         return x;
@@ -152,7 +80,7 @@ void transform_input(const float* d, int64_t pitch, const Place& place) {
         Lanes rows[6][6];
         for (int j = 0; j < 6; j++) {
             Lanes column[6], m[6];
-            for (int i = 0; i < 6; i++) column[i] = load(d + (i * pitch + j) * BLOCK + half);
+            for (int i = 0; i < 6; i++) column[i] = load8(d + (i * pitch + j) * BLOCK + half);
             from_samples(column, m);
             for (int i = 0; i < 6; i++) rows[i][j] = m[i];
         }
@@ -170,7 +98,7 @@ void transform_result(const float* y, int64_t pitch, const Place& place) {
         Lanes rows[6][4];
         for (int j = 0; j < 4; j++) {
             Lanes column[4], m[6];
-            for (int i = 0; i < 4; i++) column[i] = load(y + (i * pitch + j) * BLOCK + half);
+            for (int i = 0; i < 4; i++) column[i] = load8(y + (i * pitch + j) * BLOCK + half);
             from_results(column, m);
             for (int i = 0; i < 6; i++) rows[i][j] = m[i];
         }
@@ -195,7 +123,7 @@ void transform_back(const Place& place, float* y, int64_t pitch) {
         for (int i = 0; i < 4; i++) {
             Lanes m[4];
             to_results(rows[i], m);
-            for (int j = 0; j < 4; j++) store(y + (i * pitch + j) * BLOCK + half, m[j]);
+            for (int j = 0; j < 4; j++) store8(y + (i * pitch + j) * BLOCK + half, m[j]);
         }
     }
 }
@@ -238,7 +166,7 @@ INR_EXPORT const char* conv2d_input_coefficients(const WinogradParams* p) {
     for_each_block(*p, static_cast<float*>(p->coefficients), lines * pitch * BLOCK,
                    [=](int64_t at, const Place& block, float* buffer) {
                        float* inside = buffer + (p->pad_y * pitch + p->pad_x) * BLOCK;
-                       interleave(image + at, block.channels, p->h, p->w, inside, pitch);
+                       interleave(image + at, block.channels, p->h, p->w, inside, pitch * BLOCK, BLOCK);
                        for_each_tile(*p, block, [=](int64_t y, int64_t x, const Place& place) {
                            transform_input(buffer + (y * pitch + x) * BLOCK, pitch, place);
                        });
@@ -252,7 +180,7 @@ INR_EXPORT const char* conv2d_result_coefficients(const WinogradParams* p) {
     if (p->w > pitch || p->h > lines) return "conv2d: the tiles do not cover the image";
     for_each_block(*p, static_cast<float*>(p->coefficients), lines * pitch * BLOCK,
                    [=](int64_t at, const Place& block, float* buffer) {
-                       interleave(image + at, block.channels, p->h, p->w, buffer, pitch);
+                       interleave(image + at, block.channels, p->h, p->w, buffer, pitch * BLOCK, BLOCK);
                        for_each_tile(*p, block, [=](int64_t y, int64_t x, const Place& place) {
                            transform_result(buffer + (y * pitch + x) * BLOCK, pitch, place);
                        });
@@ -271,7 +199,7 @@ INR_EXPORT const char* conv2d_from_coefficients(const WinogradParams* p) {
                        for_each_tile(*p, block, [=](int64_t y, int64_t x, const Place& place) {
                            transform_back(place, buffer + (y * pitch + x) * BLOCK, pitch);
                        });
-                       separate(buffer, pitch, block.channels, p->h, p->w, result + at);
+                       separate(buffer, pitch * BLOCK, BLOCK, block.channels, p->h, p->w, result + at);
                    });
     return nullptr;
 }
