@@ -109,11 +109,17 @@ inline void store_some(T* p, lanes_t<S> x, int64_t valid) {
     if (valid > 0) std::memcpy(p, buffer, valid * sizeof(T));
 }
 
-template <typename S>
-inline S sum(lanes_t<S> x) {
-    S total = 0;
-    for (int k = 0; k < Lanes<S>::kCount; ++k) total += x[k];
-    return total;
+// Of all lanes, halves first.
+template <typename S, int kBytes = kVectorBytes>
+inline S sum(lanes_t<S, kBytes> x) {
+    if constexpr (kBytes == sizeof(S) * 2) {
+        return x[0] + x[1];
+    } else {
+        lanes_t<S, kBytes / 2> low, high;
+        std::memcpy(&low, &x, sizeof low);
+        std::memcpy(&high, reinterpret_cast<const char*>(&x) + sizeof low, sizeof high);
+        return sum<S, kBytes / 2>(low + high);
+    }
 }
 
 // Keeps the compiler from loading an operand again for each product that uses it.

@@ -14,7 +14,7 @@ __all__ = ["FMM_ACTIVATIONS", "fmm"]
 
 register_native(
     "fmm",
-    cpu_sources=("fmm_cpu.cpp",),
+    cpu_sources=("fmm_cpu.cpp", "fmm_bwd_cpu.cpp"),
     cuda_sources=("fmm_fwd.cu", "fmm_bwd.cu"),
     cuda_dtypes=(torch.float32, torch.float64, torch.float16, torch.bfloat16),
     unsupported=kernels.why_not,

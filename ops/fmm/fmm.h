@@ -26,7 +26,7 @@ struct FmmParams {
     void* grad_a;             // [N, O, r], dtype; null = not wanted
     void* grad_b;             // [N, r, I], dtype; null = not wanted
     void* partial_b;          // [ceil(O / chunk), N, r, I], float (double for double): scratch
-    void* partial_weight;     // [splits, O, I], the same: scratch of the CUDA kernels; null if splits = 1
+    void* partial_weight;     // [splits, O, I], the same: scratch; null if splits = 1
     void* statistics;         // [N, O, 2], the same: scratch of the CUDA kernels
     void* stream;             // CUDA stream; null on the CPU
     int64_t dtype;            // of weight, a, b and their gradients
@@ -44,7 +44,7 @@ struct FmmParams {
     int64_t grad_image_stride;  // between images of grad_out
     int64_t grad_row_stride;  // between rows of grad_out
     int64_t chunk;            // rows whose share of grad_b is summed in one go
-    int64_t splits;           // parts of the batch whose grad_weight is summed in one go; CUDA only
+    int64_t splits;           // parts of the batch whose grad_weight is summed in one go, 1 to n
     int64_t tensor_cores;     // 1 = the device multiplies bfloat16 matrices; CUDA only
     int64_t threads;          // CPU only
     double scale;             // 1 / sqrt(r) or 1

@@ -26,22 +26,26 @@ _CUDA_CHUNK = 128
 # Tasks and blocks that keep a large processor or device busy.
 _TASKS = 16
 _BLOCKS = 512
+_GRADIENTS = ("grad_weight", "grad_a", "grad_b")
+# Number of each activation in `fmm.h`, and whether its product is divided by sqrt(rank).
+_CODES = {name: (code, scaled) for code, (name, scaled) in enumerate(FMM_ACTIVATIONS.items())}
 
 
 def why_not(tensors: Sequence[Tensor]) -> list[str]:
     """Why the kernels do not take weight, a and b, one sentence each; empty if they do."""
     if not tensors:
         return []
-    weight, a, _b = tensors
-    on_gpu, columns, rank = weight.is_cuda, weight.shape[-1], a.shape[-1]
-    reasons = {
-        "the tensors have several dtypes": len({tensor.dtype for tensor in tensors}) > 1,
-        "a tensor is empty": any(tensor.numel() == 0 for tensor in tensors),
-        f"the rank {rank} is above {MAX_CUDA_RANK}": on_gpu and rank > MAX_CUDA_RANK,
-        f"{columns} columns are more than {MAX_CUDA_COLUMNS}": on_gpu
-        and columns > MAX_CUDA_COLUMNS,
-    }
-    return [reason for reason, applies in reasons.items() if applies]
+    weight, a, b = tensors
+    reasons = []
+    if not weight.dtype == a.dtype == b.dtype:
+        reasons.append("the tensors have several dtypes")
+    if not (weight.numel() and a.numel() and b.numel()):
+        reasons.append("a tensor is empty")
+    if weight.is_cuda and a.shape[-1] > MAX_CUDA_RANK:
+        reasons.append(f"the rank {a.shape[-1]} is above {MAX_CUDA_RANK}")
+    if weight.is_cuda and weight.shape[-1] > MAX_CUDA_COLUMNS:
+        reasons.append(f"{weight.shape[-1]} columns are more than {MAX_CUDA_COLUMNS}")
+    return reasons
 
 
 def result_dtype(weight: Tensor, out_dtype: torch.dtype) -> torch.dtype:
@@ -76,17 +80,17 @@ def forward(
     """
     weight, a, b = _rows(weight), _rows(a), _rows(b)
     out = weight.new_empty((a.shape[0], *weight.shape), dtype=out_dtype)
-    if tensor_cores < 0:
-        # Older ones know float16 only.
-        new = not weight.is_cuda or torch.cuda.get_device_capability(weight.device) >= (8, 0)
-        tensor_cores = int(new)
-    _dispatch.kernel_module("fmm", impl).call(
-        "fmm_forward",
-        out=out,
-        chunk=_FORWARD_CHUNK,
-        tensor_cores=tensor_cores,
-        **_fields(weight, a, b, activation, out_dtype),
-    )
+    fields = _fields(weight, a, b, activation, out_dtype)
+    fields["out"] = out
+    fields["chunk"] = _FORWARD_CHUNK
+    if weight.is_cuda:
+        if tensor_cores < 0:
+            # Older ones know float16 only.
+            tensor_cores = int(torch.cuda.get_device_capability(weight.device) >= (8, 0))
+        fields["tensor_cores"] = tensor_cores
+    else:
+        fields["tensor_cores"] = int(tensor_cores != 0)  # emulated
+    _dispatch.kernel_module("fmm", impl).call("fmm_forward", **fields)
     return out
 
 
@@ -112,39 +116,45 @@ def backward(
         grad: Gradient of W, in the dtype of W.
         weight, a, b, activation, impl: As for `forward`.
         wanted: Which of the three are.
-        splits: Parts of the batch whose weight gradients are summed apart, on CUDA; 0 = by size.
+        splits: Parts of the batch whose weight gradients are summed apart; 0 = by size.
     """
     weight, a, b, grad = _rows(weight), _rows(a), _rows(b), _rows(grad)
     rows, columns = weight.shape
     n, _rows_of_a, rank = a.shape
+    chunk, usual = choose_parts(n, rows, weight.is_cuda)
+    chunks, splits = -(-rows // chunk), max(1, min(splits or usual, n))
     precision = torch.float64 if weight.dtype == torch.float64 else torch.float32
-    chunk = _CUDA_CHUNK if weight.is_cuda else min(max(-(-rows // (6 * _TASKS)) * 6, 18), 66)
-    if splits == 0:
-        splits = choose_splits(n, rows) if weight.is_cuda else 1
 
-    def scratch(*shape: int, used: bool = True) -> Tensor | None:
-        return weight.new_empty(shape, dtype=precision) if used else None
+    def scratch(*shape: int) -> Tensor:
+        return weight.new_empty(shape, dtype=precision)
 
-    results = [
-        tensor.new_empty(tensor.shape) if needed else None
-        for tensor, needed in zip((weight, a, b), wanted)
-    ]
-    _dispatch.kernel_module("fmm", impl).call(
-        "fmm_backward",
-        grad_out=grad,
-        grad_weight=results[0],
-        grad_a=results[1],
-        grad_b=results[2],
-        partial_b=scratch(-(-rows // chunk), n, rank, columns, used=wanted[2]),
-        partial_weight=scratch(splits, rows, columns, used=wanted[0] and splits > 1),
-        statistics=scratch(n, rows, 2, used=activation == "demod"),
-        grad_image_stride=grad.stride(0),
-        grad_row_stride=grad.stride(1),
-        chunk=chunk,
-        splits=splits,
-        **_fields(weight, a, b, activation, grad.dtype),
-    )
-    return [result for result in results if result is not None]
+    fields = _fields(weight, a, b, activation, grad.dtype)
+    fields["grad_out"] = grad
+    fields["grad_image_stride"], fields["grad_row_stride"] = grad.stride()[:2]
+    fields["chunk"], fields["splits"] = chunk, splits
+    results = []
+    for name, tensor, needed in zip(_GRADIENTS, (weight, a, b), wanted):
+        if needed:
+            fields[name] = tensor.new_empty(tensor.shape)
+            results.append(fields[name])
+    if wanted[2]:
+        fields["partial_b"] = scratch(chunks, n, rank, columns)
+    if wanted[0] and splits > 1:
+        fields["partial_weight"] = scratch(splits, rows, columns)
+    if activation == "demod":
+        fields["statistics"] = scratch(n, rows, 2)
+    _dispatch.kernel_module("fmm", impl).call("fmm_backward", **fields)
+    return results
+
+
+def choose_parts(n: int, rows: int, is_cuda: bool) -> tuple[int, int]:
+    """Rows of a chunk and parts of the batch that give a processor or a device enough tasks."""
+    if is_cuda:
+        return _CUDA_CHUNK, choose_splits(n, rows)
+    if rows <= _FORWARD_CHUNK:
+        # One chunk needs no scratch memory for the gradient of b.
+        return _FORWARD_CHUNK, min(n, _TASKS // 2)
+    return min(max(-(-rows // (6 * _TASKS)) * 6, 18), _FORWARD_CHUNK), 1
 
 
 def choose_splits(n: int, rows: int) -> int:
@@ -162,23 +172,27 @@ def _fields(
     weight: Tensor, a: Tensor, b: Tensor, activation: str, out_dtype: torch.dtype
 ) -> dict[str, Any]:
     """The fields of `FmmParams` that both directions have."""
-    rank = a.shape[2]
+    code, scaled = _CODES[activation]
+    n, _rows_of_a, rank = a.shape
+    rows, columns = weight.shape
+    a_image_stride, a_row_stride, _unit = a.stride()
+    b_image_stride, b_row_stride, _unit = b.stride()
     return {
         "weight": weight,
         "a": a,
         "b": b,
         "dtype": weight.dtype,
         "out_dtype": out_dtype,
-        "n": a.shape[0],
-        "o": weight.shape[0],
-        "i": weight.shape[1],
+        "n": n,
+        "o": rows,
+        "i": columns,
         "r": rank,
-        "activation": list(FMM_ACTIVATIONS).index(activation),
+        "activation": code,
         "weight_stride": weight.stride(0),
-        "a_image_stride": a.stride(0),
-        "a_row_stride": a.stride(1),
-        "b_image_stride": b.stride(0),
-        "b_row_stride": b.stride(1),
+        "a_image_stride": a_image_stride,
+        "a_row_stride": a_row_stride,
+        "b_image_stride": b_image_stride,
+        "b_row_stride": b_row_stride,
         "threads": torch.get_num_threads(),
-        "scale": 1 / math.sqrt(rank) if FMM_ACTIVATIONS[activation] else 1.0,
+        "scale": 1 / math.sqrt(rank) if scaled else 1.0,
     }
