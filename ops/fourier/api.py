@@ -11,6 +11,7 @@ from ops.fourier import autograd, plain, reference
 
 register_native(
     "fourier",
+    cpu_sources=("fourier_cpu.cpp",),
     cuda_sources=("fourier.cu",),
     cuda_dtypes=(torch.float32, torch.float64, torch.float16, torch.bfloat16),
 )

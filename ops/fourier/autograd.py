@@ -1,8 +1,9 @@
-"""`fourier` on the CUDA kernels.
+"""`fourier` on the kernels.
 
 First order: one kernel sums the gradient of the angles over y and over x, small products do the
-rest. Second and higher orders: where the backward itself is recorded (`create_graph=True`), it runs
-the plain composition of PyTorch operations instead.
+rest; in C++ all at once, if only rows and phase need gradients. Second and higher orders: where the
+backward itself is recorded (`create_graph=True`), it runs the plain composition of PyTorch
+operations instead.
 """
 
 from __future__ import annotations
@@ -117,6 +118,33 @@ def angle_sums(
     return cols_sum, rows_sum
 
 
+def _fake_row_gradients(
+    grad: Tensor, u: Tensor, v: Tensor, rows: Tensor, phase: Tensor | None, impl: str
+) -> tuple[Tensor, Tensor]:
+    return rows.new_empty(rows.shape), rows.new_empty(rows.shape[:-1])
+
+
+@native_op("fourier_row_gradients", _fake_row_gradients)
+def row_gradients(
+    grad: Tensor,  # [..., 2k, H, W]
+    u: Tensor,  # [W]
+    v: Tensor,  # [H]
+    rows: Tensor,  # [..., k, 2]
+    phase: Tensor | None,  # [..., k]
+    impl: str,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of rows, [..., k, 2], and of the phase, [..., k], where the library has them."""
+    of_rows, of_phase = _fake_row_gradients(grad, u, v, rows, phase, impl)
+    _dispatch.kernel_module("fourier", impl).call(
+        "fourier_row_gradients",
+        grad=grad.contiguous(),
+        grad_rows=of_rows,
+        grad_phase=of_phase,
+        **_fields(u, v, rows, phase),
+    )
+    return of_rows, of_phase
+
+
 def _fields(u: Tensor, v: Tensor, rows: Tensor, phase: Tensor | None) -> dict:
     """The inputs as fields of the parameters."""
     return {
@@ -128,6 +156,7 @@ def _fields(u: Tensor, v: Tensor, rows: Tensor, phase: Tensor | None) -> dict:
         "num_rows": rows.shape[-2],
         "height": len(v),
         "width": len(u),
+        "threads": torch.get_num_threads(),
         "dtype": rows.dtype,
     }
 
@@ -135,6 +164,10 @@ def _fields(u: Tensor, v: Tensor, rows: Tensor, phase: Tensor | None) -> dict:
 def _gradients(impl: str, tensors, needed, grad: Tensor) -> list[Tensor | None]:
     """First order of u, v, rows and phase, by the kernel."""
     u, v, rows, phase = tensors
+    library = _dispatch.kernel_module("fourier", impl)
+    if library.has("fourier_row_gradients") and not (needed[0] or needed[1]):
+        found = row_gradients(grad, u, v, rows, phase, impl)
+        return [None, None, *(part if need else None for part, need in zip(found, needed[2:]))]
     cols_sum, rows_sum = angle_sums(grad, u, v, rows, phase, impl)
     sums = cols_sum.dtype
     frequencies = rows.to(sums).flatten(0, -2)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ops import _dispatch
 from ops._native import register_native
-from ops.inr_block import native, plain, reference, tiles
+from ops.inr_block import native, plain, reference, tiles, training
 from ops.inr_layer.cpu import Chain
 from ops.inr_layer.inputs import AxisTaps, CoordFeatures, PointTaps
 
@@ -79,7 +79,12 @@ def inr_block(
         return reference.inr_block(*args, **kwargs, want_features=want_features)
     parts = [] if coords is None else coords.parts()
     tensors = [*layers, *biases, rgb, rgb_bias, x, img, *parts]
-    if not _wants_gradient(tensors, taps):
+    if _wants_gradient(tensors, taps):
+        chain = Chain(*args, **kwargs)
+        library = training.find_library(chain)
+        if library is not None:
+            return training.block_with_gradients(library, chain, want_features)
+    else:
         if native.supports(*args, **kwargs) is None:
             chosen, _reasons = _dispatch.choose("inr_block", tensors, impl)
             if chosen != "ref":

@@ -132,7 +132,13 @@ def inr_layer(
 
 register_native(
     "inr_layer",
-    headers=("inr_layer.h", "inr_tiles.h"),
-    cpu_sources=("inr_tiles_cpu.cpp", "inr_tiles_backward_cpu.cpp", "inr_tiles_upsample_cpu.cpp"),
+    headers=("inr_layer.h", "inr_tiles.h", "inr_chain.h"),
+    cpu_sources=(
+        "inr_tiles_cpu.cpp",
+        "inr_tiles_backward_cpu.cpp",
+        "inr_tiles_upsample_cpu.cpp",
+        "inr_chain_forward_cpu.cpp",
+        "inr_chain_backward_cpu.cpp",
+    ),
     cuda_sources=("inr_layer_fwd.cu", "inr_layer_bwd.cu", "inr_layer_reduce.cu"),
 )

@@ -1,4 +1,4 @@
-"""The CUDA kernels of fourier, on a GPU or emulated on the CPU, equal the definition."""
+"""The kernels of fourier, in C++, and for CUDA on a GPU or emulated, equal the definition."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor
 
 from ops import _dispatch
 from ops.fourier import fourier, reference
-from ops.fourier.autograd import angle_sums, features, native_fourier, supports
+from ops.fourier.autograd import angle_sums, features, native_fourier, row_gradients, supports
 from tests.ops.emulated import emulated_op
 from tests.ops.native_cases import Backend, backend_fixture
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
-backend = backend_fixture("fourier", ("emulated", "cuda"))
+backend = backend_fixture("fourier")
 
 # Images (0 = shared rows), frequencies, height, width: vectors that end within a row and beyond
 # the last point, more columns and rows than one pass of the sums holds.
@@ -72,6 +72,8 @@ def test_float32_and_its_gradients(backend, name, with_phase):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("name", SHAPES)
 def test_low_precision_rounds_only_results(backend, name, dtype):
+    if dtype not in backend.half_types():
+        pytest.skip("C++ has no float16")
     tensors = make_inputs(name, dtype, backend.device, True)
     exact = run_all(reference.fourier, [t.double() for t in tensors])
     for actual, expected in zip(run_all(on_kernels(backend), tensors), exact):
@@ -96,6 +98,38 @@ def test_only_the_gradients_asked_for(backend):
     torch.testing.assert_close(rows.grad, expected.grad, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("with_phase", [False, True])
+@pytest.mark.parametrize("name", SHAPES)
+def test_gradients_of_rows_and_phase_alone(backend, name, with_phase):
+    tensors = make_inputs(name, torch.float32, backend.device, with_phase)
+    results = []
+    for function, dtype in (
+        (on_kernels(backend), torch.float32),
+        (reference.fourier, torch.double),
+    ):
+        u, v, *leaves = [None if t is None else t.to(dtype) for t in tensors]
+        leaves = [t.requires_grad_() for t in leaves if t is not None]
+        y = function(u, v, *leaves, *[None] * (2 - len(leaves)))
+        weight = torch.linspace(-1, 1, y.numel(), dtype=dtype, device=y.device).view_as(y)
+        results.append(torch.autograd.grad((y * weight).sum(), leaves))
+    for actual, expected in zip(*results, strict=True):
+        assert error(actual, expected) <= 1e-5
+
+
+def test_many_radians(backend):
+    """Angles up to 3000, and beyond the multiples of pi/2 that are exact."""
+    u = torch.linspace(-1, 1, 41, device=backend.device)
+    v = torch.zeros(1, device=backend.device)
+    rows = torch.tensor([[3000.0, 0.0], [1e6, 0.0]], device=backend.device)
+    actual = on_kernels(backend)(u, v, rows, None).cpu()
+    exact = reference.fourier(*[t.cpu().double() for t in (u, v, rows)])
+    definition = reference.fourier(u.cpu(), v.cpu(), rows.cpu())
+    for k in (0, 1):
+        off, allowed = ((t[k::2] - exact[k::2]).abs().max() for t in (actual, definition))
+        assert off <= (2e-7 if backend.name == "cpp" else 1.5 * allowed)
+    assert on_kernels(backend)(u, v, rows * float("inf"), None).isnan().any()
+
+
 def test_the_public_function_runs_the_kernels(backend, monkeypatch):
     library = _dispatch.kernel_module("fourier", backend.impl)
     calls, record = [], library.call
@@ -116,6 +150,8 @@ def test_compilers_see_operators(backend):
     torch.library.opcheck(features.operator, (*tensors, backend.impl))
     grad = torch.randn(2, 6, 5, 7, device=backend.device)
     torch.library.opcheck(angle_sums.operator, (grad, *tensors, backend.impl))
+    if backend.name == "cpp":
+        torch.library.opcheck(row_gradients.operator, (grad, *tensors, backend.impl))
     compiled = torch.compile(features, backend="aot_eager", fullgraph=True)
     assert torch.equal(compiled(*tensors, backend.impl), features(*tensors, backend.impl))
 
@@ -125,6 +161,10 @@ def test_order_of_threads_does_not_matter(backend):
     first = run_all(on_kernels(backend), tensors)
     if backend.impl == "cuda":
         others = [run_all(on_kernels(backend), tensors) for _ in range(3)]
+    elif backend.name == "cpp":
+        torch.set_num_threads(3)
+        others = [run_all(on_kernels(backend), tensors)]
+        torch.set_num_threads(1)
     else:
         others = []
         for order in ("descending", "random"):

@@ -1,0 +1,302 @@
+// inr_chain_forward: see inr_chain.h. Per image: weights are packed; W_x x is taken on the lattice
+// below; tiles of pixels go through all layers and to-RGB, and stay in `saved` as they are.
+
+#include <new>
+
+#include "inr_chain_parts.h"
+
+namespace {
+
+using namespace inr;
+
+template <typename S>
+struct Forward : ChainSizes<S> {
+    using Base = ChainSizes<S>;
+    using L = Lanes<S>;
+    using Base::p;
+    using Base::outs;
+    using Base::depths;
+    using Base::rows_of;
+    using Base::low_panels;
+
+    const ChainTaps<S> taps;
+    const std::vector<S> shared;
+    // A thread's parts.
+    struct Parts {
+        S* weights[kMaxChain];
+        S* biases[kMaxChain];
+        S* rgb;
+        S* rgb_bias;
+        S* zeros;
+        S* x_weight;
+        S* low;      // x below in panels
+        S* product;  // W_x x in panels
+        S* context;  // W_x x in planes [O_1, h w]
+        S* cols;     // W_c cols [O_1, W]
+        S* rows;     // W_r rows [O_1, H]
+        S* lines;    // [h, W] of one channel
+        S* band;     // sums of the first layer for some rows, [O_1, rows W]
+        S* inputs;
+        S* colours;
+    };
+
+    explicit Forward(const InrChainParams& params) : Base(params), taps(params), shared(this->shared_inputs()) {}
+
+    bool starts_from_sums() const { return this->has_context || this->has_tables(); }
+
+    // All parts in their order; `take` is called with every size.
+    template <typename F>
+    Parts cut(F take) const {
+        Parts parts = {};
+        for (int64_t k = 0; k < p.layers; ++k) {
+            parts.weights[k] = take(rows_of(outs[k]) * depths[k]);
+            parts.biases[k] = take(rows_of(outs[k]));
+        }
+        const int64_t colours = rows_of(p.colours), rows = rows_of(outs[0]);
+        parts.rgb = take(colours * outs[p.layers - 1]);
+        parts.rgb_bias = take(colours);
+        parts.zeros = take(rows);
+        if (this->has_context) {
+            parts.x_weight = take(rows * p.in_channels);
+            parts.low = take(low_panels() * panel_stride<S>(p.in_channels));
+            parts.product = take(low_panels() * panel_stride<S>(outs[0]));
+            parts.context = take(outs[0] * this->low_pixels);
+        }
+        parts.lines = take(p.low_height * p.width);
+        parts.cols = take(outs[0] * p.width);
+        parts.rows = take(outs[0] * p.height);
+        parts.band = take(starts_from_sums() ? outs[0] * this->band_rows() * p.width : 0);
+        parts.inputs = take(shared.empty() ? this->tile_panels * panel_stride<S>(depths[0]) : 0);
+        parts.colours = take(this->tile_panels * panel_stride<S>(p.colours));
+        return parts;
+    }
+
+    void run() const {
+        int64_t size = 0;
+        cut([&](int64_t count) {
+            size += Arena<S>::size(count);
+            return static_cast<S*>(nullptr);
+        });
+        parallel_for(p.batch, p.threads, [&](int64_t n, int64_t) {
+            Arena<S> arena(size);
+            image(n, cut([&](int64_t count) { return arena.take(count); }));
+        });
+    }
+
+    void image(int64_t n, const Parts& parts) const {
+        pack(n, parts);
+        if (this->has_context) {
+            context(n, parts);
+        }
+        table_terms(n, parts);
+        const int64_t step = this->tile_panels * L::kWidth;
+        for (int64_t first = 0; first < this->pixels; first += step) {
+            tile(n, parts, first, std::min(step, this->pixels - first));
+        }
+        if (p.img != nullptr) {
+            add_image(n, parts.lines);
+        }
+    }
+
+    void pack(int64_t n, const Parts& parts) const {
+        for (int64_t k = 0; k < p.layers; ++k) {
+            const S* weight = this->weight(n, k);
+            const int64_t stride = this->weight_stride(k);
+            const int64_t head = k > 0 ? depths[k] : this->grid_x;
+            for (int64_t i = 0; i * kRows < outs[k]; ++i) {
+                S* packed = parts.weights[k] + i * kRows * depths[k];
+                pack_weight(weight, stride, outs[k], i, head, packed);
+                pack_weight(weight + (k > 0 ? 0 : this->tail), stride, outs[k], i,
+                            depths[k] - head, packed + kRows * head);
+            }
+            const S* bias = this->biases[k] + n * this->bias_strides[k];
+            for (int64_t i = 0; i < rows_of(outs[k]); ++i) {
+                parts.biases[k][i] = i < outs[k] ? bias[i] : S(0);
+            }
+        }
+        const int64_t depth = outs[p.layers - 1];
+        const S* rgb = static_cast<const S*>(p.rgb) + n * p.colours * depth;
+        for (int64_t i = 0; i * kRows < p.colours; ++i) {
+            pack_weight(rgb, depth, p.colours, i, depth, parts.rgb + i * kRows * depth);
+        }
+        for (int64_t i = 0; i < rows_of(p.colours); ++i) {
+            parts.rgb_bias[i] = i < p.colours ? static_cast<const S*>(p.rgb_bias)[i] : S(0);
+        }
+        std::fill_n(parts.zeros, rows_of(outs[0]), S(0));
+    }
+
+    void context(int64_t n, const Parts& parts) const {
+        const S* weight = this->weight(n, 0);
+        for (int64_t i = 0; i * kRows < outs[0]; ++i) {
+            S* packed = parts.x_weight + i * kRows * p.in_channels;
+            pack_weight(weight, this->columns, outs[0], i, p.in_channels, packed);
+        }
+        const S* x = static_cast<const S*>(p.x) + n * p.in_channels * this->low_pixels;
+        const int64_t in = panel_stride<S>(p.in_channels), out = panel_stride<S>(outs[0]);
+        to_panels(x, this->low_pixels, p.in_channels, this->low_pixels, in, parts.low);
+        chain_product<S, Start::kBias, Finish::kSum>(
+            outs[0], p.in_channels, low_panels(), parts.x_weight, parts.zeros, parts.low, in,
+            parts.product, out, this->act);
+        to_planes(parts.product, out, outs[0], this->low_pixels, this->low_pixels, parts.context);
+    }
+
+    // What features of one axis add, and the bias by rows.
+    void table_terms(int64_t n, const Parts& parts) const {
+        for (int64_t o = 0; o < outs[0]; ++o) {
+            const S* weight = this->weight(n, 0) + o * this->columns + this->tables;
+            S* const col = parts.cols + o * p.width;
+            S* const row = parts.rows + o * p.height;
+            std::fill_n(col, p.width, S(0));
+            std::fill_n(row, p.height, parts.biases[0][o]);
+            add_terms(weight, p.cols, p.col_channels, p.width, col);
+            add_terms(weight + p.col_channels, p.rows, p.row_channels, p.height, row);
+        }
+    }
+
+    void add_terms(
+        const S* weight, const void* table, int64_t channels, int64_t count, S* out) const {
+        for (int64_t e = 0; e < channels; ++e) {
+            const S* line = static_cast<const S*>(table) + e * count;
+            const S factor = weight[e];
+            for (int64_t i = 0; i < count; ++i) {
+                out[i] += factor * line[i];
+            }
+        }
+    }
+
+    // All layers and to-RGB for some pixels of one image.
+    void tile(int64_t n, const Parts& parts, int64_t first, int64_t count) const {
+        const int64_t panel = first / L::kWidth, panels = panels_of<S>(count);
+        const int64_t in_stride = panel_stride<S>(depths[0]);
+        const S* in = shared.data() + panel * in_stride;
+        if (shared.empty()) {
+            this->inputs(n, first, count, parts.inputs);
+            in = parts.inputs;
+        }
+        S* out = nullptr;
+        for (int64_t k = 0; k < p.layers; ++k) {
+            const int64_t stride = panel_stride<S>(outs[k]);
+            const int64_t below = k > 0 ? panel_stride<S>(depths[k]) : in_stride;
+            out = this->saved(n, k) + panel * stride;
+            if (k == 0 && starts_from_sums()) {
+                start(parts, first, count, out);
+                chain_product<S, Start::kSum, Finish::kActivate>(
+                    outs[k], depths[k], panels, parts.weights[k], parts.biases[k], in, below, out,
+                    stride, this->act);
+            } else {
+                chain_product<S, Start::kBias, Finish::kActivate>(
+                    outs[k], depths[k], panels, parts.weights[k], parts.biases[k], in, below, out,
+                    stride, this->act);
+            }
+            in = out;
+        }
+        const int64_t last = outs[p.layers - 1], stride = panel_stride<S>(p.colours);
+        const Activation<S> none = {S(1), S(1), this->act.limit};
+        chain_product<S, Start::kBias, Finish::kActivate>(
+            p.colours, last, panels, parts.rgb, parts.rgb_bias, out, panel_stride<S>(last),
+            parts.colours, stride, none);
+        S* const image = static_cast<S*>(p.image) + n * p.colours * this->pixels + first;
+        to_planes(parts.colours, stride, p.colours, count, this->pixels, image);
+        if (p.features != nullptr) {
+            S* const to = static_cast<S*>(p.features) + n * last * this->pixels + first;
+            to_planes(out, panel_stride<S>(last), last, count, this->pixels, to);
+        }
+    }
+
+    // Bias, tables and the context below: what the first layer's sums start from.
+    void start(const Parts& parts, int64_t first, int64_t count, S* out) const {
+        const int64_t top = first / p.width, bottom = (first + count - 1) / p.width + 1;
+        const int64_t size = (bottom - top) * p.width;
+        for (int64_t o = 0; o < outs[0]; ++o) {
+            S* const band = parts.band + o * size;
+            const S* const col = parts.cols + o * p.width;
+            const S* const row = parts.rows + o * p.height;
+            for (int64_t y = top; y < bottom; ++y) {
+                for (int64_t x = 0; x < p.width; ++x) {
+                    band[(y - top) * p.width + x] = row[y] + col[x];
+                }
+            }
+            if (this->has_context) {
+                const S* const low = parts.context + o * this->low_pixels;
+                add_below(low, parts.lines, top, bottom, band);
+            }
+        }
+        const int64_t stride = panel_stride<S>(outs[0]);
+        to_panels(parts.band + first - top * p.width, size, outs[0], count, stride, out);
+        for (int64_t j = 0; j < panels_of<S>(count); ++j) {
+            const int64_t padding = rows_of(outs[0]) - outs[0];
+            std::fill_n(out + j * stride + outs[0] * L::kWidth, padding * L::kWidth, S(0));
+        }
+    }
+
+    // out [bottom - top, W] += the lattice below at these rows.
+    void add_below(const S* low, S* lines, int64_t top, int64_t bottom, S* out) const {
+        int64_t lowest = p.low_height, highest = -1;
+        for (int64_t i = top * p.taps; i < bottom * p.taps; ++i) {
+            lowest = std::min(lowest, taps.row_index[i]);
+            highest = std::max(highest, taps.row_index[i]);
+        }
+        for (int64_t r = lowest; r <= highest; ++r) {
+            taps.read(low + r * p.low_width, lines + r * p.width);
+        }
+        for (int64_t y = top; y < bottom; ++y, out += p.width) {
+            const S* upper = lines + taps.row(y, 0) * p.width;
+            if (p.taps == 1) {
+                for (int64_t x = 0; x < p.width; ++x) {
+                    out[x] += upper[x];
+                }
+                continue;
+            }
+            const S* lower = lines + taps.row(y, 1) * p.width;
+            const S above = taps.row_share(y, 0), below = taps.row_share(y, 1);
+            for (int64_t x = 0; x < p.width; ++x) {
+                out[x] += above * upper[x] + below * lower[x];
+            }
+        }
+    }
+
+    void add_image(int64_t n, S* lines) const {
+        for (int64_t c = n * p.colours; c < (n + 1) * p.colours; ++c) {
+            S* const out = static_cast<S*>(p.image) + c * this->pixels;
+            const S* const img = static_cast<const S*>(p.img);
+            if (p.taps > 0) {
+                add_below(img + c * this->low_pixels, lines, 0, p.height, out);
+                continue;
+            }
+            for (int64_t i = 0; i < this->pixels; ++i) {
+                out[i] += img[c * this->pixels + i];
+            }
+        }
+    }
+};
+
+const char* kTypes = "inr_chain takes float32 and float64";
+
+}  // namespace
+
+const char* inr_chain_forward(const InrChainParams* p) try {
+    switch (p->dtype) {
+        case INR_FLOAT32:
+            Forward<float>(*p).run();
+            return nullptr;
+        case INR_FLOAT64:
+            Forward<double>(*p).run();
+            return nullptr;
+    }
+    return kTypes;
+} catch (const std::bad_alloc&) {
+    return "out of memory";
+}
+
+const char* inr_chain_saved_size(const InrChainParams* p) {
+    int64_t* const size = static_cast<int64_t*>(p->size_out);
+    switch (p->dtype) {
+        case INR_FLOAT32:
+            *size = ChainSizes<float>(*p).saved_size;
+            return nullptr;
+        case INR_FLOAT64:
+            *size = ChainSizes<double>(*p).saved_size;
+            return nullptr;
+    }
+    return kTypes;
+}

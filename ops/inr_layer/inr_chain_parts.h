@@ -1,0 +1,259 @@
+#pragma once
+// What inr_chain_forward and inr_chain_backward share: sizes of an image's parts, and steps between
+// planes [channels, H W] and the panels of inr_panels.h.
+
+#include <algorithm>
+#include <limits>
+
+#include "../_native/cpu.h"
+#include "inr_chain.h"
+#include "inr_panels.h"
+
+namespace inr {
+
+constexpr int64_t kMaxChain = 4;
+// Inputs and outputs of a layer for one tile: half of a second-level cache of 512 KiB.
+constexpr int64_t kChainTileBytes = 256 << 10;
+
+// Parts of a thread's scratch memory, each at a cache line's start.
+template <typename S>
+class Arena {
+public:
+    explicit Arena(int64_t count) : next_(scratch<S>(count)) {}
+
+    // Elements that a part of so many takes.
+    static int64_t size(int64_t count) { return round_up(count, 64 / int64_t(sizeof(S))); }
+
+    S* take(int64_t count) {
+        S* const part = next_;
+        next_ += size(count);
+        return part;
+    }
+
+private:
+    S* next_;
+};
+
+// From one panel of so many channels to the next: one line more than the panel, since lines that
+// are a multiple of 4 KiB apart compete for the same few places of the cache.
+template <typename S>
+int64_t panel_stride(int64_t channels) {
+    return (round_up(channels, kRows) + 1) * Lanes<S>::kWidth;
+}
+
+template <typename S>
+int64_t panels_of(int64_t pixels) {
+    return round_up(pixels, Lanes<S>::kWidth) / Lanes<S>::kWidth;
+}
+
+// Copies `pixels` pixels of planes, which are `apart` elements from each other, to panels from the
+// first lane on; lanes beyond the last pixel become 0.
+template <typename S>
+void to_panels(
+    const S* planes, int64_t apart, int64_t channels, int64_t pixels, int64_t stride, S* panels) {
+    constexpr int64_t width = Lanes<S>::kWidth, half = Lanes<S>::kCount;
+    for (int64_t k = 0; k < channels; ++k) {
+        const S* from = planes + k * apart;
+        S* to = panels + k * width;
+        int64_t left = pixels;
+        for (; left >= width; left -= width, from += width, to += stride) {
+            store<S>(to, load<S>(from));
+            store<S>(to + half, load<S>(from + half));
+        }
+        if (left > 0) {
+            store<S>(to, load_some<S>(from, left));
+            store<S>(to + half, load_some<S>(from + half, left - half));
+        }
+    }
+}
+
+// The way back.
+template <typename S>
+void to_planes(
+    const S* panels, int64_t stride, int64_t channels, int64_t pixels, int64_t apart, S* planes) {
+    constexpr int64_t width = Lanes<S>::kWidth, half = Lanes<S>::kCount;
+    for (int64_t k = 0; k < channels; ++k) {
+        S* to = planes + k * apart;
+        const S* from = panels + k * width;
+        int64_t left = pixels;
+        for (; left >= width; left -= width, from += stride, to += width) {
+            store<S>(to, load<S>(from));
+            store<S>(to + half, load<S>(from + half));
+        }
+        if (left > 0) {
+            store_some<S>(to, load<S>(from), left);
+            store_some<S>(to + half, load<S>(from + half), left - half);
+        }
+    }
+}
+
+// The sizes of a chain.
+template <typename S>
+struct ChainSizes {
+    using L = Lanes<S>;
+
+    const InrChainParams& p;
+    const S* weights[kMaxChain];
+    const S* biases[kMaxChain];
+    int64_t bias_strides[kMaxChain];
+    int64_t outs[kMaxChain];
+    int64_t depths[kMaxChain];  // of the product on the grid
+    int64_t saved_at[kMaxChain];
+    int64_t saved_size;
+    int64_t pixels;
+    int64_t low_pixels;
+    int64_t columns;      // of weight0
+    int64_t tables;       // columns of weight0 before those of the tables' features
+    int64_t tail;         // columns of weight0 before those of shared and own features
+    int64_t grid_x;       // channels of x that are on the grid
+    int64_t widest;       // rows of a panel, at most
+    int64_t tile_panels;
+    bool has_context;
+    Activation<S> act;
+
+    explicit ChainSizes(const InrChainParams& params) : p(params) {
+        const void* all_weights[] = {p.weight0, p.weight1, p.weight2, p.weight3};
+        const void* all_biases[] = {p.bias0, p.bias1, p.bias2, p.bias3};
+        const int64_t strides[] = {p.bias_stride0, p.bias_stride1, p.bias_stride2, p.bias_stride3};
+        const int64_t all_outs[] = {p.out0, p.out1, p.out2, p.out3};
+        pixels = p.height * p.width;
+        low_pixels = p.low_height * p.low_width;
+        has_context = p.x != nullptr && p.taps > 0;
+        grid_x = has_context ? 0 : p.in_channels;
+        tables = p.in_channels;
+        tail = tables + p.col_channels + p.row_channels;
+        columns = tail + p.shared_channels + p.own_channels;
+        depths[0] = grid_x + p.shared_channels + p.own_channels;
+        widest = std::max(depths[0], p.colours);
+        saved_size = 0;
+        for (int64_t k = 0; k < p.layers; ++k) {
+            weights[k] = static_cast<const S*>(all_weights[k]);
+            biases[k] = static_cast<const S*>(all_biases[k]);
+            bias_strides[k] = strides[k];
+            outs[k] = all_outs[k];
+            depths[k] = k > 0 ? outs[k - 1] : depths[0];
+            saved_at[k] = saved_size;
+            saved_size += panels_of<S>(pixels) * panel_stride<S>(outs[k]);
+            widest = std::max(widest, outs[k]);
+        }
+        const int64_t bytes = p.tile_bytes > 0 ? p.tile_bytes : kChainTileBytes;
+        const int64_t fitting = bytes / int64_t(sizeof(S)) / (2 * panel_stride<S>(widest));
+        tile_panels = std::min(std::max<int64_t>(1, fitting), panels_of<S>(pixels));
+        const S limit = p.clamp < 0 ? std::numeric_limits<S>::infinity() : S(p.clamp);
+        act = {S(p.slope), S(p.gain), limit};
+    }
+
+    const S* weight(int64_t n, int64_t k) const {
+        return weights[k] + n * outs[k] * weight_stride(k);
+    }
+
+    int64_t weight_stride(int64_t k) const { return k == 0 ? columns : depths[k]; }
+
+    S* saved(int64_t n, int64_t k) const {
+        return static_cast<S*>(p.saved) + n * p.saved_size + saved_at[k];
+    }
+
+    static int64_t rows_of(int64_t channels) { return round_up(channels, kRows); }
+
+    int64_t low_panels() const { return panels_of<S>(low_pixels); }
+
+    // Rows of the grid that a tile has parts of, at most.
+    int64_t band_rows() const {
+        return std::min(p.height, (tile_panels * L::kWidth + p.width - 2) / p.width + 1);
+    }
+
+    bool has_tables() const { return p.col_channels + p.row_channels > 0; }
+
+    // Whether the batch shares what the first layer reads on the grid.
+    bool shares_inputs() const { return p.shared_channels > 0 && p.shared_channels == depths[0]; }
+
+    // The features of all tiles, if the batch shares them.
+    std::vector<S> shared_inputs() const {
+        std::vector<S> panels;
+        if (shares_inputs()) {
+            panels.resize(panels_of<S>(pixels) * panel_stride<S>(depths[0]));
+            inputs(0, 0, pixels, panels.data());
+        }
+        return panels;
+    }
+
+    // Features of one tile of the grid: x, shared, own.
+    void inputs(int64_t n, int64_t first, int64_t count, S* panels) const {
+        const void* sources[] = {has_context ? nullptr : p.x, p.shared, p.own};
+        const int64_t channels[] = {p.in_channels, p.shared_channels, p.own_channels};
+        for (int64_t s = 0; s < 3; ++s) {
+            if (sources[s] == nullptr) {
+                continue;
+            }
+            const S* from = static_cast<const S*>(sources[s]) + first;
+            from += s == 1 ? 0 : n * channels[s] * pixels;
+            to_panels(from, pixels, channels[s], count, panel_stride<S>(depths[0]), panels);
+            panels += channels[s] * L::kWidth;
+        }
+    }
+};
+
+// Rows of the lattice below that rows of the grid read, one after the other.
+template <typename S>
+struct ChainTaps {
+    int64_t count;
+    int64_t width;
+    const int64_t* row_index;
+    const int64_t* col_index;
+    const S* row_weight;
+    const S* col_weight;
+
+    explicit ChainTaps(const InrChainParams& p)
+        : count(p.taps), width(p.width), row_index(static_cast<const int64_t*>(p.row_index)),
+          col_index(static_cast<const int64_t*>(p.col_index)),
+          row_weight(static_cast<const S*>(p.row_weight)),
+          col_weight(static_cast<const S*>(p.col_weight)) {}
+
+    int64_t row(int64_t y, int64_t t) const { return row_index[y * count + t]; }
+
+    S row_share(int64_t y, int64_t t) const { return count == 1 ? S(1) : row_weight[y * 2 + t]; }
+
+    // out [W] = a row of the lattice at the columns of the grid.
+    void read(const S* row, S* out) const {
+        if (count == 1) {
+            for (int64_t x = 0; x < width; ++x) {
+                out[x] = row[col_index[x]];
+            }
+            return;
+        }
+        for (int64_t x = 0; x < width; ++x) {
+            const S near = col_weight[2 * x] * row[col_index[2 * x]];
+            out[x] = near + col_weight[2 * x + 1] * row[col_index[2 * x + 1]];
+        }
+    }
+
+    // row += the same transposed.
+    void add_back(const S* in, S* row) const {
+        if (count == 1) {
+            for (int64_t x = 0; x < width; ++x) {
+                row[col_index[x]] += in[x];
+            }
+            return;
+        }
+        for (int64_t x = 0; x < width; ++x) {
+            row[col_index[2 * x]] += col_weight[2 * x] * in[x];
+            row[col_index[2 * x + 1]] += col_weight[2 * x + 1] * in[x];
+        }
+    }
+};
+
+// The product of one tile: every weight panel with all pixels.
+template <typename S, Start kStart, Finish kFinish>
+void chain_product(
+    int64_t rows, int64_t depth, int64_t panels, const S* weight, const S* bias, const S* in,
+    int64_t in_stride, S* out, int64_t out_stride, const Activation<S>& act) {
+    for (int64_t i = 0; i < rows; i += kRows) {
+        for (int64_t j = 0; j < panels; ++j) {
+            multiply<S, kStart, kFinish>(
+                depth, weight + i * depth, in + j * in_stride, bias + i,
+                out + j * out_stride + i * Lanes<S>::kWidth, act);
+        }
+    }
+}
+
+}  // namespace inr

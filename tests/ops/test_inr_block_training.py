@@ -1,0 +1,150 @@
+"""inr_block on CPUs with gradients, in C++, equals its definition, to second order."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from ops.inr_block import inr_block, reference, training
+from ops.inr_layer.cpu import Chain
+from tests.compare import assert_same_numbers
+from tests.ops.test_inr_block import ALL, CASES, Case, make_call
+from torch_utils import compilers
+
+pytestmark = [
+    pytest.mark.usefixtures("poisoned_memory"),
+    pytest.mark.skipif(
+        bool(compilers.missing_tools(uses_cuda=False, uses_python=False)), reason="no C++ compiler"
+    ),
+]
+
+# Several tiles, rows that end within panels, everything that a block may lack.
+ALL_CASES = {
+    **{name: case for name, case in CASES.items() if case.act in ("lrelu", "linear")},
+    "four-layers": Case(13, 5, (17, 21), "bilinear", ALL, layers=4, n=3, clamp=1.2),
+    "tables-only": Case(6, 0, (9, 31), None, {"c": 2, "r": 3}, layers=2, img=False),
+    "large": Case(24, 6, (40, 50), "nearest", {"c": 2, "s": 7}, n=1),
+    "aligned-own-bias": Case(7, 3, (5, 6), "bilinear", {"s": 2}, bias="own", gain=0.5),
+    "image-only-below": Case(5, 0, (4, 6), "nearest", {"s": 3}),
+}
+
+
+def run(function, case: Case, dtype: torch.dtype, wanted=(True, True), **fields):
+    """Outputs that are wanted and the gradients of all inputs, by name."""
+    args, options = make_call(case, dtype)
+    coords = options.pop("coords")
+    layers, biases, *others = args
+    named = {f"weight{k}": weight for k, weight in enumerate(layers)}
+    named |= {f"bias{k}": bias for k, bias in enumerate(biases)}
+    named |= dict(zip(("rgb", "rgb_bias", "x", "img"), others, strict=True))
+    named |= {"own": None if coords is None else coords.own}
+    leaves = {k: t.clone().requires_grad_() for k, t in named.items() if t is not None}
+    count = len(layers)
+    y = function(
+        [leaves[f"weight{k}"] for k in range(count)],
+        [leaves[f"bias{k}"] for k in range(count)],
+        *[leaves.get(name) for name in ("rgb", "rgb_bias", "x", "img")],
+        coords=None if coords is None else coords._replace(own=leaves.get("own")),
+        want_features=wanted[0],
+        **(options | fields),
+    )
+    outputs = [part for part, want in zip(y, wanted, strict=True) if want]
+    generator = torch.Generator().manual_seed(7)
+    seen = [torch.randn(part.shape, generator=generator, dtype=torch.float64) for part in outputs]
+    seen = [part.to(y_part.dtype) for part, y_part in zip(seen, outputs, strict=True)]
+    gradients = torch.autograd.grad(outputs, list(leaves.values()), seen, allow_unused=True)
+    results = {f"output{k}": part.detach() for k, part in enumerate(outputs)}
+    return results | dict(zip(leaves, gradients, strict=True))
+
+
+def is_native(case: Case, dtype: torch.dtype = torch.float32) -> bool:
+    args, options = make_call(case, dtype)
+    return training.find_library(Chain(*args, **options)) is not None
+
+
+@pytest.mark.parametrize("wanted", [(True, True), (False, True), (True, False)], ids=str)
+@pytest.mark.parametrize("name", ALL_CASES)
+def test_values_and_gradients_equal_the_definition(name, wanted):
+    case = ALL_CASES[name]
+    assert is_native(case)
+    expected = run(reference.inr_block, case, torch.float64, wanted=wanted)
+    for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-7)):
+        actual = run(inr_block, case, dtype, wanted=wanted)
+        for key, tensor in actual.items():
+            if expected[key] is None:
+                assert tensor is None or not tensor.any(), key
+                continue
+            assert tensor.dtype == dtype
+            assert_same_numbers(tensor, expected[key], tolerance, key)
+
+
+@pytest.mark.parametrize("clamp", [None, 1.5])
+def test_derivatives_of_first_and_second_order(clamp):
+    case = Case(3, 2, (3, 4), "bilinear", {"c": 1, "o": 2}, n=1, colors=2, clamp=clamp)
+    (layers, biases, *others), options = make_call(case, torch.float64)
+    coords = options.pop("coords")
+    inputs = [t.requires_grad_() for t in (*layers, *biases, *others, coords.own)]
+
+    def block(*tensors: Tensor) -> tuple[Tensor, Tensor]:
+        *ends, own = tensors[4:]
+        parts = coords._replace(own=own)
+        return inr_block(tensors[:2], tensors[2:4], *ends, coords=parts, **options)
+
+    assert training.find_library(Chain(inputs[:2], inputs[2:4], *others, coords=coords)) is not None
+    assert torch.autograd.gradcheck(block, inputs, fast_mode=True)
+    assert torch.autograd.gradgradcheck(block, inputs, fast_mode=True)
+
+
+@pytest.mark.parametrize("wanted", ["weight0", "weight1", "bias0", "rgb", "rgb_bias", "x", "img"])
+def test_single_gradients(wanted):
+    case = CASES["bilinear"]
+    expected = run(reference.inr_block, case, torch.float64)[wanted]
+    (layers, biases, *others), options = make_call(case, torch.float64)
+    named = {f"weight{k}": t for k, t in enumerate(layers)}
+    named |= {f"bias{k}": t for k, t in enumerate(biases)}
+    named |= dict(zip(("rgb", "rgb_bias", "x", "img"), others, strict=True))
+    leaf = named[wanted].requires_grad_()
+    outputs = inr_block(layers, biases, *others, **options)
+    generator = torch.Generator().manual_seed(7)
+    seen = [torch.randn(y.shape, generator=generator, dtype=torch.float64) for y in outputs]
+    torch.autograd.backward(outputs, seen)
+    assert_same_numbers(leaf.grad, expected, 1e-7, wanted)
+
+
+def test_tiles_and_threads_do_not_matter(monkeypatch):
+    case = ALL_CASES["four-layers"]
+    expected = run(inr_block, case, torch.float64)
+    threads = torch.get_num_threads()
+    fields = training._fields
+    for change in ({"tile_bytes": 1}, {"tile_bytes": 2**24}, {"threads": 3}):
+        monkeypatch.setattr(training, "_fields", lambda chain, c=change: fields(chain) | c)
+        for key, tensor in run(inr_block, case, torch.float64).items():
+            assert_same_numbers(tensor, expected[key], 1e-12, key)
+    assert torch.get_num_threads() == threads
+
+
+def test_what_runs_layer_by_layer():
+    assert is_native(CASES["bilinear"])
+    assert not is_native(CASES["context-only"])  # relu
+    assert not is_native(CASES["bilinear"], torch.bfloat16)
+    args, options = make_call(CASES["bilinear"], torch.float32)
+    coords = options["coords"]
+    tables = coords._replace(cols=coords.cols.clone().requires_grad_())
+    assert training.find_library(Chain(*args, **(options | {"coords": tables}))) is None
+    assert training.find_library(Chain(*args, **(options | {"gain": 0.0}))) is None
+    smaller = (*args[:4], args[4][:, :, 1:], args[5])
+    assert training.find_library(Chain(*smaller, **options)) is None
+    outputs = inr_block(*args, **(options | {"coords": tables}))
+    sum(part.sum() for part in outputs).backward()
+    assert tables.cols.grad.abs().sum() > 0
+
+
+def test_fewer_images_than_threads_run_layer_by_layer():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert not is_native(CASES["bilinear"])
+        assert is_native(CASES["bilinear"]._replace(n=3))
+    finally:
+        torch.set_num_threads(threads)
