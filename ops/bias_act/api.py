@@ -28,7 +28,7 @@ register_native(
     unsupported=_unsupported,
 )
 
-_CPU_MIN_SIZE = 1 << 20
+_CPU_MIN_SIZE = 1 << 18
 """Elements from which on the compiled CPU kernel is faster than `plain.py`."""
 
 activation_funcs = {

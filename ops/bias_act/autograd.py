@@ -46,7 +46,7 @@ def native_bias_act(
         options: See BiasActOptions.
     """
     if torch.is_grad_enabled() and (x.requires_grad or (b is not None and b.requires_grad)):
-        return BiasAct.apply(x, b, *options)
+        return BiasAct.apply(x, b, options)
     return kernels.forward(kernels.dense(x), b, *options)
 
 
@@ -54,8 +54,8 @@ class BiasAct(torch.autograd.Function):
     """1st order: `BiasActGradient`; that of b is the sum of that of x."""
 
     @staticmethod
-    def forward(ctx, x, b, *options):
-        ctx.options = options = BiasActOptions(*options)
+    def forward(ctx, x, b, options):
+        ctx.options = options
         x = kernels.dense(x)
         y = kernels.forward(x, b, *options)
         if options.from_result():
@@ -69,19 +69,20 @@ class BiasAct(torch.autograd.Function):
         kept, b = ctx.saved_tensors
         wants_db = ctx.needs_input_grad[1]
         if torch.is_grad_enabled():
-            dx, db = BiasActGradient.apply(dy, kept, b, wants_db, *ctx.options)
+            dx, db = BiasActGradient.apply(dy, kept, b, wants_db, ctx.options)
+        elif wants_db:
+            dx, db = kernels.gradient(dy, kept, b, *ctx.options, True)
         else:
-            dx, *sums = kernels.gradient(dy, kept, b, *ctx.options, wants_db)
-            db = sums[0] if sums else None
-        return dx, db, *[None] * len(ctx.options)
+            (dx,), db = kernels.gradient(dy, kept, b, *ctx.options, False), None
+        return dx, db, None
 
 
 class BiasActGradient(torch.autograd.Function):
     """2nd order: itself in dy, the curvature in x and b. `kept` is x or the result, see above."""
 
     @staticmethod
-    def forward(ctx, dy, kept, b, wants_db, *options):
-        ctx.options = BiasActOptions(*options)
+    def forward(ctx, dy, kept, b, wants_db, options):
+        ctx.options = options
         ctx.save_for_backward(dy, kept, b)
         dx, *sums = kernels.gradient(dy, kept, b, *options, wants_db)
         return dx, sums[0] if sums else None
@@ -90,19 +91,18 @@ class BiasActGradient(torch.autograd.Function):
     def backward(ctx, ddx, ddb):
         dy, kept, b = ctx.saved_tensors
         options = ctx.options
-        nothing = [None] * (1 + len(options))
         if ddb is not None:
             ddb = ddb.reshape([-1 if i == options.dim else 1 for i in range(kept.ndim)])
             ddx = ddb.expand_as(kept) if ddx is None else ddx + ddb
         if ddx is None:
-            return None, None, None, *nothing
+            return None, None, None, None, None
         d_dy = d_x = d_b = None
         if ctx.needs_input_grad[0]:
-            d_dy = BiasActGradient.apply(ddx, kept, b, False, *options)[0]
+            d_dy = BiasActGradient.apply(ddx, kept, b, False, options)[0]
         if options.act not in kernels.PIECEWISE_LINEAR and any(ctx.needs_input_grad[1:3]):
             d_x = curvature(ddx, dy, kept, b, options)
             d_b = None if b is None else kernels.sum_to_bias(d_x, options.dim)
-        return d_dy, d_x, d_b, *nothing
+        return d_dy, d_x, d_b, None, None
 
 
 def curvature(

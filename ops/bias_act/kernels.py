@@ -168,6 +168,8 @@ def sums_bias(impl: str) -> bool:
 
 def dense(x: Tensor) -> Tensor:
     """x itself if it fills its memory without gaps in any order of dimensions, else a copy."""
+    if x.is_contiguous():
+        return x
     expected = 1
     # The dimensions longer than one, the fastest first.
     for stride, size in sorted((a, n) for a, n in zip(x.stride(), x.shape) if n > 1):
@@ -188,5 +190,7 @@ def _aligned(x: Tensor) -> Tensor:
 
 def _like(x: Tensor, other: Tensor) -> Tensor:
     """x in the memory order of `other`."""
+    if x.is_contiguous() and other.is_contiguous():
+        return _aligned(x)
     same = all(a == b or size == 1 for a, b, size in zip(x.stride(), other.stride(), x.shape))
     return _aligned(x) if same else torch.empty_like(other).copy_(x)
