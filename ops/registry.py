@@ -182,6 +182,9 @@ def _conv_layer_cases() -> list[OpCase]:
     return [
         case("plain", (2, 4, 5, 7), (6, 4, 3, 3)),
         case("panels", (1, 9, 5, 4), (26, 9, 3, 3)),
+        case("images", (7, 17, 4, 4), (16, 17, 3, 3)),
+        case("tiles", (2, 3, 17, 13), (9, 3, 3, 3), clamp=1),
+        case("padded", (3, 8, 6, 7), (16, 8, 3, 3), padding=[2, 0, 1, 2], act="linear"),
         case("down", (2, 3, 6, 8), (10, 3, 3, 3), down=2, gain=0.5),
         case("down-odd", (3, 2, 7, 5), (3, 2, 3, 3), down=2, alpha=0.5, clamp=1),
         case("down-1x1", (2, 5, 6, 8), (9, 5, 1, 1), bias=False, act="linear", down=2),

@@ -2,53 +2,14 @@
 // them are transposed to [y][x][16] with zeros around, then every tile is a handful of additions.
 #include <vector>
 
-#include "../_native/planes.h"
+#include "../_native/winograd.h"
 #include "conv2d.h"
 
 namespace {
 
 using namespace inr;
 
-constexpr int64_t LANES = kEight, BLOCK = 16;
-typedef Eight Lanes;
-
-// The five finite points 0, +-P, +-Q that polynomials are evaluated at; chosen for accuracy.
-constexpr float P = 0.70710678118654752f, Q = 1.41421356237309505f;
-constexpr float PP = 0.5f, QQ = 2.0f, PPP = P / 2, QQQ = 2 * Q;
-
-// B^T: 6 samples to 6 coefficients.
-inline void from_samples(const Lanes (&d)[6], Lanes (&m)[6]) {
-    Lanes even = d[4] - QQ * d[2], odd = P * (d[3] - QQ * d[1]);
-    Lanes even2 = d[4] - PP * d[2], odd2 = Q * (d[3] - PP * d[1]);
-    m[0] = (PP * QQ) * d[0] - (PP + QQ) * d[2] + d[4];
-    m[1] = even + odd;
-    m[2] = even - odd;
-    m[3] = even2 + odd2;
-    m[4] = even2 - odd2;
-    m[5] = (PP * QQ) * d[1] - (PP + QQ) * d[3] + d[5];
-}
-
-// A^T: 6 coefficients to 4 results.
-inline void to_results(const Lanes (&m)[6], Lanes (&y)[4]) {
-    Lanes sum = m[1] + m[2], difference = m[1] - m[2];
-    Lanes sum2 = m[3] + m[4], difference2 = m[3] - m[4];
-    y[0] = m[0] + sum + sum2;
-    y[1] = P * difference + Q * difference2;
-    y[2] = PP * sum + QQ * sum2;
-    y[3] = PPP * difference + QQQ * difference2 + m[5];
-}
-
-// A: the transpose of that.
-inline void from_results(const Lanes (&y)[4], Lanes (&m)[6]) {
-    Lanes even = y[0] + PP * y[2], odd = P * y[1] + PPP * y[3];
-    Lanes even2 = y[0] + QQ * y[2], odd2 = Q * y[1] + QQQ * y[3];
-    m[0] = y[0];
-    m[1] = even + odd;
-    m[2] = even - odd;
-    m[3] = even2 + odd2;
-    m[4] = even2 - odd2;
-    m[5] = y[3];
-}
+constexpr int64_t BLOCK = 16;
 
 // Where one tile's block of channels lies in the coefficients.
 struct Place {
@@ -56,19 +17,19 @@ struct Place {
     int64_t stride;    // between coefficients
     int64_t channels;  // of this block, at most BLOCK
 
-    void put(int64_t k, int64_t half, Lanes x) const {
+    void put(int64_t k, int64_t half, Eight x) const {
         float* to = at + k * stride + half;
-        if (half + LANES <= channels) {
+        if (half + kEight <= channels) {
             store8(to, x);
         } else if (half < channels) {
             std::memcpy(to, &x, sizeof(float) * size_t(channels - half));
         }
     }
 
-    Lanes get(int64_t k, int64_t half) const {
+    Eight get(int64_t k, int64_t half) const {
         const float* from = at + k * stride + half;
-        if (half + LANES <= channels) return load8(from);
-        Lanes x = {};
+        if (half + kEight <= channels) return load8(from);
+        Eight x = {};
         if (half < channels) std::memcpy(&x, from, sizeof(float) * size_t(channels - half));
         return x;
     }
@@ -76,55 +37,30 @@ struct Place {
 
 // B^T d B of the 6 x 6 pixels at `d`.
 void transform_input(const float* d, int64_t pitch, const Place& place) {
-    for (int64_t half = 0; half < place.channels; half += LANES) {
-        Lanes rows[6][6];
-        for (int j = 0; j < 6; j++) {
-            Lanes column[6], m[6];
-            for (int i = 0; i < 6; i++) column[i] = load8(d + (i * pitch + j) * BLOCK + half);
-            from_samples(column, m);
-            for (int i = 0; i < 6; i++) rows[i][j] = m[i];
-        }
-        for (int i = 0; i < 6; i++) {
-            Lanes m[6];
-            from_samples(rows[i], m);
-            for (int j = 0; j < 6; j++) place.put(6 * i + j, half, m[j]);
-        }
+    for (int64_t half = 0; half < place.channels; half += kEight) {
+        along_both<6, 6>(
+            from_samples,
+            [=](int i, int j) { return load8(d + (i * pitch + j) * BLOCK + half); },
+            [=](int i, int j, Eight m) { place.put(6 * i + j, half, m); });
     }
 }
 
 // A y A^T of the 4 x 4 pixels at `y`.
 void transform_result(const float* y, int64_t pitch, const Place& place) {
-    for (int64_t half = 0; half < place.channels; half += LANES) {
-        Lanes rows[6][4];
-        for (int j = 0; j < 4; j++) {
-            Lanes column[4], m[6];
-            for (int i = 0; i < 4; i++) column[i] = load8(y + (i * pitch + j) * BLOCK + half);
-            from_results(column, m);
-            for (int i = 0; i < 6; i++) rows[i][j] = m[i];
-        }
-        for (int i = 0; i < 6; i++) {
-            Lanes m[6];
-            from_results(rows[i], m);
-            for (int j = 0; j < 6; j++) place.put(6 * i + j, half, m[j]);
-        }
+    for (int64_t half = 0; half < place.channels; half += kEight) {
+        along_both<4, 6>(
+            from_results,
+            [=](int i, int j) { return load8(y + (i * pitch + j) * BLOCK + half); },
+            [=](int i, int j, Eight m) { place.put(6 * i + j, half, m); });
     }
 }
 
 // A^T m A into the 4 x 4 pixels at `y`.
 void transform_back(const Place& place, float* y, int64_t pitch) {
-    for (int64_t half = 0; half < place.channels; half += LANES) {
-        Lanes rows[4][6];
-        for (int j = 0; j < 6; j++) {
-            Lanes column[6], m[4];
-            for (int i = 0; i < 6; i++) column[i] = place.get(6 * i + j, half);
-            to_results(column, m);
-            for (int i = 0; i < 4; i++) rows[i][j] = m[i];
-        }
-        for (int i = 0; i < 4; i++) {
-            Lanes m[4];
-            to_results(rows[i], m);
-            for (int j = 0; j < 4; j++) store8(y + (i * pitch + j) * BLOCK + half, m[j]);
-        }
+    for (int64_t half = 0; half < place.channels; half += kEight) {
+        along_both<6, 4>(
+            to_results, [=](int i, int j) { return place.get(6 * i + j, half); },
+            [=](int i, int j, Eight value) { store8(y + (i * pitch + j) * BLOCK + half, value); });
     }
 }
 

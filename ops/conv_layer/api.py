@@ -12,7 +12,11 @@ from ops.conv2d import gradfix
 from ops.conv_layer import kernels, plain, reference
 from ops.conv_layer.autograd import ConvLayer, LayerCall
 
-register_native("conv_layer", cpu_sources=("conv_layer_cpu.cpp",), dtypes=(torch.float32,))
+register_native(
+    "conv_layer",
+    cpu_sources=("conv_layer_cpu.cpp", "conv_layer_winograd_cpu.cpp"),
+    dtypes=(torch.float32,),
+)
 
 
 def conv_layer(

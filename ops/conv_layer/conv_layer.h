@@ -2,6 +2,13 @@
 #pragma once
 #include "../_native/abi.h"
 
+// How products are made; kernels.py has the same numbers.
+enum ConvLayerAlgorithm : int64_t {
+    CONV_LAYER_BY_SIZE = 0,
+    CONV_LAYER_DIRECT = 1,
+    CONV_LAYER_WINOGRAD = 2,  // 3 x 3 kernels, stride 1, no filter
+};
+
 // z = conv(mid, weight_gain * weight, stride) + bias,  y = clamp(gain * act(z)),
 // act(z) = z for z > 0, else slope * z. `mid` is x with zeros around it, filtered if there are taps:
 // mid[i] = sum_t taps[last - t] * x[i * fir_step + t - pad] along each axis. Everything contiguous.
@@ -32,6 +39,7 @@ struct ConvLayerParams {
     int64_t fir_step;     // distance between the filtered pixels that are kept
     int64_t kernel;       // height and width of the kernel
     int64_t stride;       // of the convolution
+    int64_t algorithm;    // one of ConvLayerAlgorithm
     int64_t threads;      // at most so many
     double weight_gain;   // factor of the weight
     double slope;         // of the activation below 0; 1 = linear

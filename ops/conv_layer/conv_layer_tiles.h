@@ -153,38 +153,67 @@ struct Axis {
         int64_t source;
         float weight;
     };
-    std::vector<std::vector<Term>> terms;
+    std::vector<Term> terms;
+    std::vector<int64_t> begin;  // of every result's terms, and the end of the last one's
 
     // `count` results from `size` samples: taps[last - t] meets sample i * step + t - pad.
     Axis(int64_t count, int64_t size, const double* taps, int64_t num_taps, int64_t step,
-         int64_t pad)
-        : terms(static_cast<size_t>(count)) {
-        for (int64_t i = 0; i < count; i++)
+         int64_t pad) {
+        for (int64_t i = 0; i < count; i++) {
+            begin.push_back(static_cast<int64_t>(terms.size()));
             for (int64_t t = 0; t < num_taps; t++) {
                 const int64_t source = i * step + t - pad;
                 const float weight = static_cast<float>(taps[num_taps - 1 - t]);
-                if (source >= 0 && source < size) terms[i].push_back({source, weight});
+                if (source >= 0 && source < size) terms.push_back({source, weight});
             }
+        }
+        begin.push_back(static_cast<int64_t>(terms.size()));
     }
 
     // The transpose of a matrix that reads `size` samples.
-    Axis(const Axis& other, int64_t size) : terms(static_cast<size_t>(size)) {
-        for (size_t i = 0; i < other.terms.size(); i++)
-            for (const Term& term : other.terms[i])
-                terms[term.source].push_back({static_cast<int64_t>(i), term.weight});
+    Axis(const Axis& other, int64_t size) {
+        for (int64_t source = 0; source < size; source++) {
+            begin.push_back(static_cast<int64_t>(terms.size()));
+            for (size_t i = 0; i + 1 < other.begin.size(); i++)
+                for (int64_t t = other.begin[i]; t < other.begin[i + 1]; t++)
+                    if (other.terms[t].source == source)
+                        terms.push_back({static_cast<int64_t>(i), other.terms[t].weight});
+        }
+        begin.push_back(static_cast<int64_t>(terms.size()));
     }
 
     // to[i * step] = sum of weight * from[source * step], for `width` floats, a multiple of eight.
     void apply(const float* from, float* to, int64_t step, int64_t width) const {
-        for (size_t i = 0; i < terms.size(); i++) {
-            float* line = to + static_cast<int64_t>(i) * step;
-            for (int64_t x = 0; x < width; x += kEight) {
-                Eight sum = {};
-                for (const Term& term : terms[i])
-                    sum += term.weight * load8(from + term.source * step + x);
-                store8(line + x, sum);
+        for (size_t i = 0; i + 1 < begin.size(); i++, to += step) {
+            const Term* first = terms.data() + begin[i];
+            const int64_t count = begin[i + 1] - begin[i];
+            switch (count) {
+                case 1: add<1, false>(first, from, to, step, width); break;
+                case 2: add<2, false>(first, from, to, step, width); break;
+                case 3: add<3, false>(first, from, to, step, width); break;
+                case 4: add<4, false>(first, from, to, step, width); break;
+                default: add_all(first, count, from, to, step, width);
             }
         }
+    }
+
+private:
+    template <int N, bool More>
+    static void add(const Term* term, const float* from, float* to, int64_t step, int64_t width) {
+        const float* source[N];
+        for (int n = 0; n < N; n++) source[n] = from + term[n].source * step;
+        for (int64_t x = 0; x < width; x += kEight) {
+            Eight sum = More ? load8(to + x) : Eight{};
+            for (int n = 0; n < N; n++) sum += term[n].weight * load8(source[n] + x);
+            store8(to + x, sum);
+        }
+    }
+
+    static void add_all(const Term* term, int64_t count, const float* from, float* to,
+                        int64_t step, int64_t width) {
+        std::fill(to, to + width, 0.0f);
+        for (; count >= 4; count -= 4, term += 4) add<4, true>(term, from, to, step, width);
+        for (; count > 0; count--, term++) add<1, true>(term, from, to, step, width);
     }
 };
 

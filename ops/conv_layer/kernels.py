@@ -17,6 +17,12 @@ from ops.bias_act.kernels import PIECEWISE_LINEAR, slope_from_result
 from ops.upfirdn2d.kernels import separated
 from ops.upfirdn2d.plain import fir_downsample_padding, fir_padding
 
+ALGORITHMS = {"size": 0, "direct": 1, "winograd": 2}
+"""How products are made, see `ConvLayerAlgorithm`; "size" chooses."""
+
+algorithm = "size"
+"""What runs; tests change it."""
+
 MAX_IMAGE = 2**17
 """Numbers of one image, before or after the convolution, that stay in a core's cache with theirs
 around them."""
@@ -184,6 +190,7 @@ def _call(
         fir_step=options.step,
         kernel=w.shape[2],
         stride=options.stride,
+        algorithm=ALGORITHMS[algorithm],
         threads=torch.get_num_threads(),
         weight_gain=options.weight_gain,
         slope=options.slope,

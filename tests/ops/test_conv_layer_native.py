@@ -54,7 +54,17 @@ def test_numbers_worked_out_by_hand() -> None:
 
 @every_case
 @pytest.mark.parametrize("threads", [1, 3])
-def test_values_and_first_gradients(case: OpCase, threads: int, poisoned_memory: None) -> None:
+@pytest.mark.parametrize("algorithm", ["direct", "winograd"])
+def test_values_and_first_gradients(
+    case: OpCase,
+    threads: int,
+    algorithm: str,
+    poisoned_memory: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if algorithm == "winograd" and (case.shapes["w"][2] != 3 or "down" in case.options):
+        pytest.skip("Winograd's algorithm is for 3x3 kernels with stride 1")
+    monkeypatch.setattr(kernels, "algorithm", algorithm)
     torch.set_num_threads(threads)
     for actual, exact in zip(results(case, "cpp"), results(case, "ref", torch.float64)):
         assert_same_numbers(actual.double(), exact, 1e-6)
