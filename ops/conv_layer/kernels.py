@@ -23,12 +23,16 @@ ALGORITHMS = {"size": 0, "direct": 1, "winograd": 2}
 algorithm = "size"
 """What runs; tests change it."""
 
-MAX_IMAGE = 2**17
-"""Numbers of one image, before or after the convolution, that stay in a core's cache with theirs
-around them."""
+MAX_IMAGE = 2**19
+"""Numbers of one image, before or after the convolution, up to which a thread takes a whole image."""
 
 MAX_WEIGHT = 2**16
-"""Numbers of a weight up to which this beats a convolution that multiplies less (Winograd's)."""
+"""Numbers of a weight up to which this beats matrix products over the whole batch."""
+
+MAX_RGB_IMAGE = 2**22
+"""The same as MAX_IMAGE for layers that read an image, which are bound by memory."""
+
+MAX_RGB_CHANNELS = 4
 
 
 class ConvLayerOptions(NamedTuple):
@@ -97,12 +101,13 @@ def options_of(
 
 
 def pays(x: Tensor, w: Tensor, options: ConvLayerOptions) -> bool:
-    """Whether a layer is small enough for one image to stay in a core's cache."""
-    n, channels = x.shape[:2]
+    """Whether a layer is small enough, and the batch large enough for all threads."""
+    outputs, inputs, kernel, _ = w.shape
     height, width = options.middle
-    largest = height * width * max(channels, w.shape[0] // options.stride**2)
-    fits = largest <= MAX_IMAGE and w.numel() <= MAX_WEIGHT
-    return fits and 2 * n >= torch.get_num_threads()
+    largest = height * width * max(inputs, outputs // options.stride**2)
+    reads_rgb = kernel == 1 and inputs <= MAX_RGB_CHANNELS
+    fits = largest <= (MAX_RGB_IMAGE if reads_rgb else MAX_IMAGE) and w.numel() <= MAX_WEIGHT
+    return fits and 2 * x.shape[0] >= torch.get_num_threads()
 
 
 def forward(x: Tensor, w: Tensor, b: Tensor | None, options: ConvLayerOptions) -> Tensor:
