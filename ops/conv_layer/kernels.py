@@ -24,7 +24,7 @@ algorithm = "size"
 """What runs; tests change it."""
 
 MAX_IMAGE = 2**19
-"""Numbers of one image, before or after the convolution, up to which a thread takes a whole image."""
+"""Numbers of an image, before or after the convolution, up to which a thread takes a whole one."""
 
 MAX_WEIGHT = 2**16
 """Numbers of a weight up to which this beats matrix products over the whole batch."""
