@@ -20,8 +20,9 @@ from ops.upfirdn2d import plain
 MAX_TAPS = 24
 """Taps along an axis that the CUDA kernel takes."""
 
-_CPU_MIN_SIZE = 24
-"""Longer side of the images from which on the compiled CPU kernel is faster than `plain.py`."""
+_CPU_MIN_SIZE, _CPU_MIN_SIZE_UP = 24, 16
+"""Longer side from which on the compiled CPU kernel is faster than `plain.py`: in general, and with
+up-sampling."""
 
 
 class FirOptions(NamedTuple):
@@ -66,13 +67,22 @@ def worthwhile(x: Tensor, f: Tensor, options: FirOptions) -> bool:
     """
     if not _separable_only(options.impl):
         return max(f.shape) <= MAX_TAPS
-    if not options.always:
-        # Small images are faster as one matrix product.
-        longest = max(*x.shape[2:], *options.size)
-        if longest < _CPU_MIN_SIZE and (max(options.up) == 1 or longest <= 8):
-            return False
+    if not options.always and not _is_faster(x, f, options):
+        return False
     both = any(a > 1 and b > 1 for a, b in zip(options.up, options.down))
     return not both and separated(f) is not None
+
+
+def _is_faster(x: Tensor, f: Tensor, options: FirOptions) -> bool:
+    """On the CPU, by measurements: small images are faster as one matrix product."""
+    h, w = x.shape[2:]
+    width, height = options.size
+    longest = max(h, w, width, height)
+    if max(options.up) > 1:
+        return longest >= _CPU_MIN_SIZE_UP
+    # Four taps have a way of their own; the product is that of all input with all output pixels.
+    short = max(options.down) <= 2 and f.shape[0] == f.shape[-1] == 4
+    return h * w * height * width > 4096 if short else longest >= _CPU_MIN_SIZE
 
 
 def _fake_filtered(x, f, up, down, pad, size, flip, gain, impl, always):

@@ -9,16 +9,20 @@
 //   result  phases interleaved
 //
 // With decimation along y that comes first, so that the passes along x see half of the rows only.
+//
+// Four taps without up-sampling, what a discriminator has, go row by row instead: the vertical sum
+// of four input rows, a line with zeros at its ends, then the horizontal sums of that line.
 #include <algorithm>
 #include <vector>
 
-#include "../_native/cpu.h"
+#include "../_native/lanes.h"
 #include "upfirdn2d.h"
 
 namespace {
 
 constexpr int64_t PARALLEL_SIZE = 1 << 14;  // pixels below which threads cost more than they save
 constexpr int64_t STRIP_SIZE = 6144;        // elements of a buffer, about
+constexpr int64_t SHORT_STRIP_SIZE = 1024;  // the same for four taps
 
 int64_t floor_div(int64_t a, int64_t b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
 int64_t ceil_div(int64_t a, int64_t b) { return -floor_div(-a, b); }
@@ -207,15 +211,108 @@ class PlaneFilter {
     std::vector<Term<T>> terms;
 };
 
+// to[i] = sum of tap[t] * p_t[i], in vectors of so many bytes; the last one may overlap the one
+// before, so that nothing beyond `count` is touched. Returns false if not even one fits.
+template <int BYTES, typename T>
+inline bool sum_four(T* to, const T* tap, const T* p, const T* q, const T* r, const T* s,
+                     int64_t count) {
+    constexpr int64_t LANES = BYTES / sizeof(T);
+    if (count < LANES) return false;
+    const T a = tap[0], b = tap[1], c = tap[2], d = tap[3];
+    auto at = [=](int64_t i) {
+        inr::store<T, BYTES>(
+            to + i, (a * inr::load<T, BYTES>(p + i) + b * inr::load<T, BYTES>(q + i)) +
+                        (c * inr::load<T, BYTES>(r + i) + d * inr::load<T, BYTES>(s + i)));
+    };
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES) at(i);
+    if (i < count) at(count - LANES);
+    return true;
+}
+
 template <typename T>
-const char* run(const Upfirdn2dParams& p) {
-    const double* f = static_cast<const double*>(p.f);
-    Axis<T> y(p.up_y, p.down_y, p.pad_y, p.in_h, p.out_h, f, p.fh, p.flip, 1.0);
-    Axis<T> x(p.up_x, p.down_x, p.pad_x, p.in_w, p.out_w, f + p.fh, p.fw, p.flip, p.gain);
+inline void sum_four(T* to, const T* tap, const T* p, const T* q, const T* r, const T* s,
+                     int64_t count) {
+    if (sum_four<inr::kVectorBytes>(to, tap, p, q, r, s, count)) return;
+    if (sum_four<16>(to, tap, p, q, r, s, count)) return;
+    sum_four<sizeof(T)>(to, tap, p, q, r, s, count);
+}
+
+// The same for four taps along both axes, no up-sampling, and decimation by 1 or 2 along x.
+template <typename T>
+class ShortFilter {
+  public:
+    static bool takes(const Axis<T>& x, const Axis<T>& y) {
+        return x.count() == 4 && y.count() == 4 && x.up == 1 && y.up == 1 && x.down <= 2;
+    }
+
+    ShortFilter(const Axis<T>& x, const Axis<T>& y) : x(x), y(y) {
+        pitch = (x.out - 1) * x.down + 4;
+        begin = std::min(std::max<int64_t>(x.pad, 0), pitch);
+        end = std::max(std::min(x.pad + x.in, pitch), begin);
+        // Several lines before their horizontal sums: a line just written cannot be read at once.
+        strip = std::min(std::max<int64_t>(SHORT_STRIP_SIZE / pitch, 1), y.out);
+        zeros.assign(x.in, T(0));
+        lines.assign(strip * pitch, T(0));
+        if (x.down == 2) phases.resize(strip * pitch);
+    }
+
+    void operator()(const T* from, int64_t from_stride, T* to, int64_t to_stride) {
+        for (int64_t first = 0; first < y.out; first += strip) {
+            int64_t rows = std::min(strip, y.out - first);
+            for (int64_t row = 0; row < rows; row++)
+                filter_along(from, from_stride, first + row, lines.data() + row * pitch + begin);
+            if (x.down == 2) split(rows * pitch);
+            for (int64_t row = 0; row < rows; row++)
+                filter_across(row, to + (first + row) * to_stride);
+        }
+    }
+
+  private:
+    // The vertical sums of result row o.
+    void filter_along(const T* from, int64_t stride, int64_t o, T* line) {
+        int64_t i = o * y.down - y.pad, shift = begin - x.pad;
+        const T* none = zeros.data() + shift;
+        auto row = [&](int64_t j) { return j >= 0 && j < y.in ? from + j * stride + shift : none; };
+        sum_four(line, y.taps.data(), row(i), row(i + 1), row(i + 2), row(i + 3), end - begin);
+    }
+
+    // Even elements of all lines, and the odd ones apart from them.
+    void split(int64_t count) {
+        const T* __restrict__ source = lines.data();
+        T* __restrict__ even = phases.data();
+        T* __restrict__ odd = even + strip * pitch / 2;
+        for (int64_t m = 0; m < count / 2; m++) {
+            even[m] = source[2 * m];
+            odd[m] = source[2 * m + 1];
+        }
+    }
+
+    // The horizontal sums of a line of the strip.
+    void filter_across(int64_t row, T* to) {
+        if (x.down == 2) {
+            const T* even = phases.data() + row * pitch / 2;
+            const T* odd = even + strip * pitch / 2;
+            sum_four(to, x.taps.data(), even, odd, even + 1, odd + 1, x.out);
+        } else {
+            const T* line = lines.data() + row * pitch;
+            sum_four(to, x.taps.data(), line, line + 1, line + 2, line + 3, x.out);
+        }
+    }
+
+    const Axis<T>&x, &y;
+    int64_t pitch;       // elements from line to line; even where x.down is 2
+    int64_t begin, end;  // columns of a line that hold input
+    int64_t strip;       // lines at a time
+    std::vector<T> zeros, lines, phases;
+};
+
+template <typename T, typename Filter>
+void filter_planes(const Upfirdn2dParams& p, const Axis<T>& x, const Axis<T>& y) {
     int64_t planes = p.n * p.c;
 #pragma omp parallel if (planes > 1 && planes * p.out_h * p.out_w >= PARALLEL_SIZE)
     {
-        PlaneFilter<T> filter(x, y);
+        Filter filter(x, y);
 #pragma omp for
         for (int64_t plane = 0; plane < planes; plane++) {
             int64_t n = plane / p.c, c = plane % p.c;
@@ -223,7 +320,18 @@ const char* run(const Upfirdn2dParams& p) {
                    static_cast<T*>(p.y) + n * p.y_stride_n + c * p.y_stride_c, p.y_stride_h);
         }
     }
-    return nullptr;
+}
+
+template <typename T>
+void run(const Upfirdn2dParams& p) {
+    const double* f = static_cast<const double*>(p.f);
+    Axis<T> y(p.up_y, p.down_y, p.pad_y, p.in_h, p.out_h, f, p.fh, p.flip, 1.0);
+    Axis<T> x(p.up_x, p.down_x, p.pad_x, p.in_w, p.out_w, f + p.fh, p.fw, p.flip, p.gain);
+    if (ShortFilter<T>::takes(x, y)) {
+        filter_planes<T, ShortFilter<T>>(p, x, y);
+    } else {
+        filter_planes<T, PlaneFilter<T>>(p, x, y);
+    }
 }
 
 }  // namespace
@@ -235,7 +343,8 @@ INR_EXPORT const char* upfirdn2d_separable(const Upfirdn2dParams* p) {
     if ((p->in_w > 1 && p->x_stride_w != 1) || (p->out_w > 1 && p->y_stride_w != 1))
         return "upfirdn2d: the CPU kernel needs rows without gaps";
     if (p->n * p->c * p->out_h * p->out_w == 0) return nullptr;
-    if (p->dtype == INR_FLOAT32) return run<float>(*p);
-    if (p->dtype == INR_FLOAT64) return run<double>(*p);
-    return "upfirdn2d: unsupported dtype";
+    if (p->dtype != INR_FLOAT32 && p->dtype != INR_FLOAT64) return "upfirdn2d: unsupported dtype";
+    if (p->dtype == INR_FLOAT32) run<float>(*p);
+    if (p->dtype == INR_FLOAT64) run<double>(*p);
+    return nullptr;
 }

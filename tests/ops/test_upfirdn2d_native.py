@@ -80,6 +80,18 @@ def test_factors_and_paddings(backend: Backend, taps: tuple, options: dict) -> N
             assert_same_numbers(actual, reference.upfirdn2d(x, f, **arguments), 1e-6)
 
 
+@pytest.mark.parametrize("down", [1, 2, [1, 2], [2, 1], [2, 3]], ids=str)
+def test_four_taps_at_every_small_width(backend: Backend, down: int | list[int]) -> None:
+    """Around vectors of every length; several strips of rows."""
+    f = setup_filter([1, 3, 2, 5], device=backend.device)
+    for width in (*range(1, 20), 40):
+        x = torch.linspace(-1, 2, 45 * width, device=backend.device).sin().view(1, 1, 45, width)
+        for padding in ([2, 2, 2, 2], [6, 3, -1, 7], [-width + 1, 5, 0, 0]):
+            arguments = {"down": down, "padding": padding}
+            actual = upfirdn2d(x, f, **arguments, impl=backend.impl)
+            assert_same_numbers(actual, reference.upfirdn2d(x, f, **arguments), 1e-6)
+
+
 @every_case
 def test_first_order(backend: Backend, case: OpCase) -> None:
     skip_unsupported(backend, case)
