@@ -8,12 +8,11 @@
 
 namespace inr {
 
-// Where values of a lattice are: row r, column c of channel k at
-// r * row + (c / width) * block + c % width + k * channel.
+// Where values of a lattice are: row r, column c of channel k at r * row + c + k * channel, or with
+// block > 0 in blocks of kWidth columns, r * row + (c / kWidth) * block + c % kWidth + k * channel.
 struct LatticeLayout {
     int64_t row;
     int64_t block;
-    int64_t width;
     int64_t channel;
 };
 
@@ -93,26 +92,45 @@ struct SegmentTaps {
             for (int64_t j = 0; j < L::kWidth; ++j) {
                 const int64_t tap = (x + std::min(j, valid - 1)) * count + t;
                 const int64_t cell = taps.col_index[tap];
-                col[t][j] = cell / at.width * at.block + cell % at.width;
+                col[t][j] = cell;
                 col_share[t][j] = count == 1 ? S(1) : taps.col_weight[tap];
                 low = std::min(low, cell);
                 high = std::max(high, cell);
             }
         }
+        if (count == 2 && at.block > 0 && high / L::kWidth - low / L::kWidth < 2) {
+            use_blocks(segment, low, high);
+        } else if (at.block > 0) {
+            for (int64_t t = 0; t < count; ++t) {
+                for (int64_t j = 0; j < L::kWidth; ++j) {
+                    col[t][j] += col[t][j] / L::kWidth * (at.block - L::kWidth);
+                }
+            }
+        }
         for (int64_t j = 0; j < L::kWidth; ++j) {
             doubles = doubles && col[0][j] == col[0][0] + j / 2;
         }
-        if (count == 2 && at.width == L::kWidth && high / at.width - low / at.width < 2) {
-            use_blocks(taps, segment, low, high);
+    }
+
+    // out[channel * stride + 0 .. lanes) += what the segment reads of the first channels.
+    void add(const S* lattice, int64_t channels, int64_t stride, S* out) const {
+        int64_t k = 0;
+        for (; columns > 0 && k + kTogether <= channels; k += kTogether) {
+            add_columns<kTogether>(lattice, k, stride, out + k * stride - lane);
+        }
+        for (; columns > 0 && k < channels; ++k) {
+            add_columns<1>(lattice, k, stride, out + k * stride - lane);
+        }
+        for (; k < channels; ++k) {
+            add_one(lattice, k, out + k * stride);
         }
     }
 
-    // out[0 .. lanes) += what the segment reads of channel k.
-    void add(const S* lattice, int64_t k, S* out) const {
-        if (columns > 0) {
-            add_columns(lattice, k, out - lane);
-            return;
-        }
+private:
+    // Channels whose sums are in registers at a time: each is a chain of dependent additions.
+    static constexpr int kTogether = 4;
+
+    void add_one(const S* lattice, int64_t k, S* out) const {
         if (lanes == L::kWidth) {
             add_all(lattice, k, out);
             return;
@@ -124,14 +142,12 @@ struct SegmentTaps {
         }
     }
 
-private:
-    void use_blocks(const GridTaps<S>& taps, const Segment& segment, int64_t low, int64_t high) {
+    void use_blocks(const Segment& segment, int64_t low, int64_t high) {
         first = low / L::kWidth;
         blocks = high / L::kWidth - first + 1;
-        for (int64_t j = 0; j < L::kWidth; ++j) {
-            for (int64_t t = 0; t < 2; ++t) {
-                const int64_t x = segment.x + std::min(j, segment.count - 1);
-                col[t][j] = taps.col_index[x * 2 + t] - first * L::kWidth;
+        for (int64_t t = 0; t < 2; ++t) {
+            for (int64_t j = 0; j < L::kWidth; ++j) {
+                col[t][j] -= first * L::kWidth;
             }
         }
         if (high - low >= kColumns) {
@@ -159,18 +175,28 @@ private:
         }
     }
 
-    // panel[0 .. kWidth) += a small dense product.
-    void add_columns(const S* lattice, int64_t k, S* panel) const {
-        alignas(kVectorBytes) S line[2 * L::kWidth];
-        mix_rows(lattice, k, line);
-        typename L::vector left = {}, right = {};
+    // panels[channel * stride + 0 .. kWidth) += a small dense product.
+    template <int kChannels>
+    void add_columns(const S* lattice, int64_t k, int64_t stride, S* panels) const {
+        alignas(kVectorBytes) S line[kChannels][2 * L::kWidth];
+        typename L::vector left[kChannels] = {}, right[kChannels] = {};
+        for (int i = 0; i < kChannels; ++i) {
+            mix_rows(lattice, k + i, line[i]);
+        }
         // From the last column to the first: rounded as in add_all.
         for (int64_t c = columns - 1; c >= 0; --c) {
-            left += line[base + c] * load<S>(shares[c]);
-            right += line[base + c] * load<S>(shares[c] + L::kCount);
+            const typename L::vector first = load<S>(shares[c]);
+            const typename L::vector second = load<S>(shares[c] + L::kCount);
+#pragma GCC unroll 4
+            for (int i = 0; i < kChannels; ++i) {
+                left[i] += line[i][base + c] * first;
+                right[i] += line[i][base + c] * second;
+            }
         }
-        store<S>(panel, load<S>(panel) + left);
-        store<S>(panel + L::kCount, load<S>(panel + L::kCount) + right);
+        for (int i = 0; i < kChannels; ++i, panels += stride) {
+            store<S>(panels, load<S>(panels) + left[i]);
+            store<S>(panels + L::kCount, load<S>(panels + L::kCount) + right[i]);
+        }
     }
 
     void add_all(const S* lattice, int64_t k, S* out) const {

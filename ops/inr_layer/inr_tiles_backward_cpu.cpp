@@ -57,11 +57,14 @@ struct Readers {
     }
 };
 
+// Elements that a thread takes at a time, at least.
+constexpr int64_t kJobSize = 8192;
+
 template <typename T>
 struct Backward {
     using S = typename SumOf<T>::type;
 
-    const InrTilesBackwardParams& p;
+    const InrTilesBackwardParams p;
     const S above;
     const S below;
     const S limit;
@@ -75,7 +78,7 @@ struct Backward {
     }
 
     explicit Backward(const InrTilesBackwardParams& params)
-        : p(params),
+        : p(as_lines(params)),
           above(S(p.gain)),
           below(S(p.gain * p.slope)),
           limit(p.clamp < 0 ? std::numeric_limits<S>::infinity() : stored(S(p.clamp))),
@@ -83,14 +86,25 @@ struct Backward {
               static_cast<const int64_t*>(p.col_index), static_cast<const S*>(p.col_weight),
               p.context == nullptr ? 0 : p.width, p.taps, p.low_width) {}
 
+    // Where rows and columns do not matter, a plane is one long row.
+    static InrTilesBackwardParams as_lines(InrTilesBackwardParams p) {
+        if (p.context == nullptr && p.cols == nullptr && p.rows == nullptr) {
+            p.width *= p.height;
+            p.height = 1;
+        }
+        return p;
+    }
+
     void run() const {
         const int64_t rows_below = p.context == nullptr ? 0 : p.low_height;
         const int64_t size = (2 + rows_below) * p.width + p.low_width;
         std::vector<S> memory(p.threads * size);
-        parallel_for(p.planes, p.threads, [&](int64_t plane, int64_t thread) {
+        const int64_t grain = std::max<int64_t>(1, kJobSize / (p.height * p.width));
+        const auto job = [&](int64_t plane, int64_t thread) {
             S* const row = memory.data() + thread * size;
             one_plane(plane, row, row + p.width, row + 2 * p.width);
-        });
+        };
+        parallel_for(p.planes, p.threads, job, grain);
     }
 
     // below: [h, W], then one row [w].

@@ -286,10 +286,10 @@ struct Chain {
     void start_first(int64_t n, const S* image, int64_t panel, int64_t panels, S* out) const {
         const int64_t rows = round_up(outs[0], kRows);
         const int64_t block = rows * L::kWidth;
-        const LatticeLayout at = {low_row_panels * block, block, L::kWidth, L::kWidth};
+        const LatticeLayout at = {low_row_panels * block, block, L::kWidth};
         const S* cols = static_cast<const S*>(p.col_terms);
         const S* lines = static_cast<const S*>(p.row_terms);
-        const bool has_tables = cols != nullptr || lines != nullptr;
+        const S zeros[L::kWidth] = {};
         for (int64_t j = 0; j < panels; ++j) {
             S* sums = out + j * block;
             for (int64_t i = 0; i < rows; ++i) {
@@ -300,18 +300,31 @@ struct Chain {
                 for (int64_t i = 0; i < outs[0]; ++i) {
                     const int64_t row = n * outs[0] + i;
                     const S line = lines == nullptr ? S(0) : lines[row * p.height + segment.y];
-                    const S* col = cols + row * p.width + segment.x;
-                    for (int64_t lane = 0; has_tables && lane < segment.count; ++lane) {
-                        lanes[i * L::kWidth + lane] += line + (cols == nullptr ? S(0) : col[lane]);
+                    if (cols != nullptr) {
+                        const S* col = cols + row * p.width + segment.x;
+                        add_lanes(col, line, segment.count, lanes + i * L::kWidth);
+                    } else if (lines != nullptr) {
+                        add_lanes(zeros, line, segment.count, lanes + i * L::kWidth);
                     }
                 }
                 if (has_context) {
                     const SegmentTaps<S> taps(grid_taps(), at, segment);
-                    for (int64_t i = 0; i < outs[0]; ++i) {
-                        taps.add(image + context_at, i, lanes + i * L::kWidth);
-                    }
+                    taps.add(image + context_at, outs[0], L::kWidth, lanes);
                 }
             });
+        }
+    }
+
+    // lanes[0 .. count) += terms + term.
+    static void add_lanes(const S* terms, S term, int64_t count, S* lanes) {
+        if (count == L::kWidth) {
+            for (int64_t lane = 0; lane < L::kWidth; ++lane) {
+                lanes[lane] += term + terms[lane];
+            }
+            return;
+        }
+        for (int64_t lane = 0; lane < count; ++lane) {
+            lanes[lane] += term + terms[lane];
         }
     }
 
@@ -319,16 +332,15 @@ struct Chain {
     void write_image(int64_t n, int64_t panel, int64_t panels, S* colours) const {
         const int64_t stride = round_up(p.colours, kRows) * L::kWidth;
         const S* below = static_cast<const S*>(p.img);
-        const LatticeLayout low = {p.low_width, 0, INT64_MAX, p.low_height * p.low_width};
+        const LatticeLayout low = {p.low_width, 0, p.low_height * p.low_width};
         for (int64_t j = 0; j < panels; ++j) {
             for_segments(panel + j, L::kWidth, p.height, p.width, [&](const Segment& segment) {
                 S* lanes = colours + j * stride + segment.lane;
                 const int64_t first = segment.y * p.width + segment.x;
                 if (below != nullptr && p.taps > 0) {
                     const SegmentTaps<S> taps(grid_taps(), low, segment);
-                    for (int64_t c = 0; c < p.colours; ++c) {
-                        taps.add(below, n * p.colours + c, lanes + c * L::kWidth);
-                    }
+                    const int64_t image_below = n * p.colours * p.low_height * p.low_width;
+                    taps.add(below + image_below, p.colours, L::kWidth, lanes);
                 }
                 for (int64_t c = 0; c < p.colours; ++c) {
                     const int64_t at = (n * p.colours + c) * pixels() + first;
