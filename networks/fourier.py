@@ -10,14 +10,15 @@ that of a tensor's dimensions from the last one. The longest side may be the uni
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from networks.lattice import Taps
+from networks.lattice import AxisLevel, Taps
 from ops.fourier import fourier
 from ops.inr_layer import AxisTaps, CoordFeatures
 
@@ -118,30 +119,72 @@ def shared_rows(num_cells: int, num_coords: int = 2) -> Tensor:
     return torch.cat(rows)
 
 
+class AxisTable(NamedTuple):
+    """One axis of a product grid as tensors, which must not be written to.
+
+    Attributes:
+        features: [2 octaves, n], see `axis_features`.
+        coordinate: [n], centred.
+    """
+
+    features: Tensor
+    coordinate: Tensor
+
+
+def axis_table(
+    axis: AxisLevel, side: int, unit: int, octaves: int, like: Tensor, precision: torch.dtype
+) -> AxisTable:
+    """The features and the coordinate along one axis of a plan, made once per plan.
+
+    Args:
+        axis: The axis.
+        side, unit: See `centred`.
+        octaves: Octaves of the axis-aligned logarithmic basis.
+        like: A tensor on the device.
+        precision: Of the result.
+    """
+    device = like.device
+
+    def make() -> AxisTable:
+        coordinate = centred(axis.points, side, unit)
+        features = device_table(axis_features(coordinate, octaves), precision, device)
+        return AxisTable(features, device_table(coordinate, precision, device))
+
+    return _fourier_remembered(axis.memo, (side, unit, octaves, precision, device), make)
+
+
+def _fourier_remembered(memo: dict, key: tuple, make: Callable[[], Any]) -> Any:
+    """What the memo has under a key, else what `make` returns, tuples that begin with a tensor."""
+    found = memo.get(key)
+    if found is None:
+        # Ordinary tensors, also if they are first needed where gradients are ruled out.
+        with torch.inference_mode(False):
+            found = make()
+        # Tracers' tensors end with the trace.
+        if type(found[0]) is Tensor:
+            memo[key] = found
+    return found
+
+
 def grid_features(
-    coords: Sequence[np.ndarray],  # float64 [W], [H], [D]
-    octaves: int,
+    axes: Sequence[AxisTable],  # W, H, D points
     rows: Tensor,  # [k, d]
     predicted: tuple[Tensor, Tensor] | None = None,
 ) -> CoordFeatures:
     """All coordinate features of one lattice at the points of a product grid.
 
     Args:
-        coords: Coordinates along each axis: horizontal, vertical, from slice to slice.
-        octaves: Octaves of the axis-aligned logarithmic basis.
+        axes: The axes: horizontal, vertical, from slice to slice.
         rows: Shared frequencies that need all coordinates.
         predicted: Frequencies [N, k, d] and phases [N, k] predicted per image, or None.
 
     Returns:
-        Features on the device of `rows` in its precision, but at least float32.
+        Features on the device of `axes` in their precision.
     """
-    precision = torch.promote_types(rows.dtype, torch.float32)
-
-    tables: list[Tensor | None] = [
-        device_table(axis_features(axis, octaves), precision, rows.device) for axis in coords
-    ]
+    tables = [axis.features for axis in axes]
+    tensors = [axis.coordinate for axis in axes]
+    precision = tensors[0].dtype
     cols_table, rows_table, slices_table = [*tables, None, None][:3]
-    tensors = [device_table(axis, precision, rows.device) for axis in coords]
     shared = grid_waves(tensors, rows.to(precision)) if len(rows) else None
     own = None
     if predicted is not None:
@@ -196,7 +239,8 @@ def point_features(
 
     Args:
         coords: Coordinates, float64 but where the device has none.
-        octaves, rows, predicted: As for `grid_features`.
+        octaves: Octaves of the axis-aligned logarithmic basis.
+        rows, predicted: As for `grid_features`.
     """
     precision = torch.promote_types(rows.dtype, torch.float32)
     octave = torch.arange(octaves, dtype=coords[0].dtype, device=coords[0].device)
@@ -213,11 +257,15 @@ def point_features(
 
 
 def axis_taps(taps: Taps, device: torch.device) -> AxisTaps:
-    """Moves one axis of a plan onto the device."""
-    return AxisTaps(
-        device_table(taps.index, torch.int64, device),
-        device_table(taps.weight, torch.float32, device),
-        taps.num_cells,
-        taps.doubling,
-        taps.aligned,
-    )
+    """One axis of a plan on the device, made once per plan."""
+
+    def make() -> AxisTaps:
+        return AxisTaps(
+            device_table(taps.index, torch.int64, device),
+            device_table(taps.weight, torch.float32, device),
+            taps.num_cells,
+            taps.doubling,
+            taps.aligned,
+        )
+
+    return _fourier_remembered(taps.memo, (device,), make)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from networks.fourier import (
     PREDICTED_ROWS_SCALE,
+    axis_table,
     centred,
     grid_features,
     num_octaves,
@@ -211,8 +212,14 @@ class INRBlock(nn.Module):
         sides = self.img_shape[1:]
         unit = max(sides) if self.unit == "longest" else min(sides)
         predicted = None if weights.rows is None else (weights.rows, weights.phase)
-        features = point_features if isinstance(level, PointLevel) else grid_features
-        coords = [
-            centred(along, side, unit) for along, side in zip(level.coords(), reversed(sides))
+        precision = torch.promote_types(self.shared_rows.dtype, torch.float32)
+        if isinstance(level, PointLevel):
+            coords = [
+                centred(along, side, unit) for along, side in zip(level.coords(), reversed(sides))
+            ]
+            return point_features(coords, self.octaves, self.shared_rows, predicted)
+        axes = [
+            axis_table(axis, side, unit, self.octaves, self.shared_rows, precision)
+            for axis, side in zip(reversed(level.axes()), reversed(sides))
         ]
-        return features(coords, self.octaves, self.shared_rows, predicted)
+        return grid_features(axes, self.shared_rows, predicted)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
 
@@ -105,7 +105,7 @@ class Points:
         return _exact_quotient(self.numerators, self.denominator)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Taps:
     """How points along an axis read the cells below: y[j] = sum_t weight[j, t] * x[index[j, t]].
 
@@ -118,6 +118,7 @@ class Taps:
             coarse cell and the first point. None otherwise.
         aligned: Whether the points are all cells of one lattice and read all cells of another,
             corners over corners (training with `Sampling.align_corners`).
+        memo: What others have derived from these taps, such as tensors by device.
     """
 
     index: np.ndarray
@@ -125,6 +126,7 @@ class Taps:
     num_cells: int
     doubling: int | None = None
     aligned: bool = False
+    memo: dict = field(default_factory=dict, repr=False)
 
     def is_identity(self) -> bool:
         """Whether point j reads cell j and nothing else, for all cells."""
@@ -133,7 +135,7 @@ class Taps:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AxisLevel:
     """One axis of one block: where it is evaluated and how it reads the block below.
 
@@ -142,11 +144,13 @@ class AxisLevel:
         taps: None for the first block.
         lookup: How the points read a table of the block that has one entry per cell of its
             lattice at training size; None if the plan was made without tables.
+        memo: What others have derived from these points, such as tensors by device.
     """
 
     points: np.ndarray
     taps: Taps | None
     lookup: Taps | None = None
+    memo: dict = field(default_factory=dict, repr=False)
 
 
 def grid_points(

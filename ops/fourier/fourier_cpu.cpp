@@ -1,7 +1,7 @@
 // By the addition theorems sin(a + b) = sin b cos a + cos b sin a, cos(a + b) = cos b cos a - sin b
-// sin a, so that sines are needed for the H + W entries of two tables only. These are computed in
-// float64, whatever the dtype: the angle of float32 factors is exact there but for one rounding, and
-// stays so when multiples of pi/2 are taken off. Planes are then products of the tables.
+// sin a, so that sines are needed for the H + W entries of two tables only. Angles are rounded as
+// PyTorch does, to float32 (float64 for doubles); from there on, float64 keeps them exact while
+// multiples of pi/2 are taken off. Planes are then products of the tables.
 
 #include <algorithm>
 #include <cmath>
@@ -112,14 +112,14 @@ struct Wave {
     void read(int64_t row) {
         const T* frequencies = static_cast<const T*>(p.rows) + 2 * row;
         const T* phases = static_cast<const T*>(p.phase);
-        const double phase = phases == nullptr ? 0 : to_sum(phases[row]);
+        const S phase = phases == nullptr ? S(0) : S(to_sum(phases[row]));
         fill(static_cast<const T*>(p.u), p.width, to_sum(frequencies[0]), phase);
         sines(angles, p.width, width, sin_u, cos_u);
         fill(static_cast<const T*>(p.v), p.height, to_sum(frequencies[1]), 0);
         sines(angles, p.height, whole(p.height), sin_v, cos_v);
     }
 
-    void fill(const T* points, int64_t count, double frequency, double phase) {
+    void fill(const T* points, int64_t count, S frequency, S phase) {
         for (int64_t i = 0; i < count; ++i) {
             angles[i] = frequency * to_sum(points[i]) + phase;
         }

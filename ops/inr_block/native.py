@@ -21,6 +21,7 @@ from ops.inr_layer.inputs import AxisTaps, CoordFeatures, PointTaps
 
 MAX_LAYERS = 4
 MAX_RGB_CHANNELS = 8
+DTYPES = (torch.float16, torch.bfloat16)
 
 _SLOPES = {"linear": 1.0, "relu": 0.0, "lrelu": 0.2}
 _ALIGNED = 8  # elements of 16 bytes
@@ -53,7 +54,7 @@ def supports(
     checks = [
         (act not in _SLOPES, f"the kernel knows {', '.join(_SLOPES)}, not {act}"),
         (clamp is not None and clamp < 0, f"the clamp must not be negative, got {clamp}"),
-        (weight.dtype not in (torch.float16, torch.bfloat16), f"no kernel for {weight.dtype}"),
+        (weight.dtype not in DTYPES, f"no kernel for {weight.dtype}"),
         (any(t.dtype != weight.dtype for t in values), "tensors of several dtypes"),
         (any(t.dtype != torch.float32 for t in colors), "an image that is not float32"),
         (any(t.device != weight.device for t in values + colors), "tensors on several devices"),

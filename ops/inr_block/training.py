@@ -8,6 +8,7 @@ plain composition of PyTorch operations instead, which is differentiable to any 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -31,7 +32,7 @@ class TrainingCall(NamedTuple):
     chain: Chain
     want_features: bool
 
-    def filled(self, tensors: tuple[Tensor | None, ...]) -> Chain:
+    def filled(self, tensors: Sequence[Tensor | None]) -> Chain:
         """The chain with other differentiable tensors, those of `differentiable`."""
         count = len(self.chain.layers)
         rgb, rgb_bias, x, img, own = tensors[2 * count :]
@@ -96,7 +97,7 @@ def block_with_gradients(
     """A block for a call that `find_library` has found a library for.
 
     Args:
-        library: The library.
+        library: Result of `find_library`.
         chain: The call.
         want_features: Whether the features are wanted.
 
@@ -107,36 +108,50 @@ def block_with_gradients(
     return CpuBlock.apply(call, *differentiable(chain))
 
 
+def _run_forward(
+    library: Any, chain: Chain, want_features: bool
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    """Features [N, O, H, W] or None, the image, and what the backward reads."""
+    first, (height, width) = chain.layers[0], chain.size()
+    batch, last = first.shape[0], chain.layers[-1].shape[1]
+    outs = tuple(weight.shape[1] for weight in chain.layers)
+    size = _saved_size(library, outs, height, width, first.dtype)
+    saved = first.new_empty([batch, size])
+    features = first.new_empty([batch, last, height, width]) if want_features else None
+    image = first.new_empty([batch, chain.rgb.shape[1], height, width])
+    library.call(
+        "inr_chain_forward",
+        features=features,
+        image=image,
+        saved=saved,
+        saved_size=size,
+        **_fields(chain),
+    )
+    return features, image, saved
+
+
 class CpuBlock(torch.autograd.Function):
     """(features, image) of a block: first order in C++, higher orders by composition."""
 
     @staticmethod
     def forward(ctx, call: TrainingCall, *tensors):
         chain = call.filled([None if t is None else t.detach() for t in tensors])
-        first, (height, width) = chain.layers[0], chain.size()
-        batch, last = first.shape[0], chain.layers[-1].shape[1]
-        fields = _fields(chain)
-        outs = tuple(weight.shape[1] for weight in chain.layers)
-        saved_size = _saved_size(call.library, outs, height, width, first.dtype)
-        saved = first.new_empty([batch, saved_size])
-        features = first.new_empty([batch, last, height, width]) if call.want_features else None
-        image = saved.new_empty([batch, chain.rgb.shape[1], height, width])
-        fields |= {"saved": saved, "saved_size": saved_size}
-        call.library.call("inr_chain_forward", features=features, image=image, **fields)
+        features, image, saved = _run_forward(call.library, chain, call.want_features)
         ctx.set_materialize_grads(False)
-        ctx.call, ctx.saved = call, saved
-        ctx.save_for_backward(*tensors)
+        ctx.call = call
+        ctx.save_for_backward(*tensors, saved)
         return features, image
 
     @staticmethod
     def backward(ctx, grad_features, grad_image):
-        tensors, needed = ctx.saved_tensors, ctx.needs_input_grad[1:]
+        *tensors, saved = ctx.saved_tensors
+        needed = ctx.needs_input_grad[1:]
         if grad_features is None and grad_image is None:
             return (None,) * (1 + len(tensors))
         grads = (grad_features, grad_image)
         if torch.is_grad_enabled():
             return None, *_composed(ctx.call, tensors, needed, grads)
-        return None, *_first_order(ctx.call, tensors, needed, grads, ctx.saved)
+        return None, *_first_order(ctx.call, tensors, needed, grads, saved)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -192,7 +207,7 @@ def _fields(chain: Chain) -> dict[str, Any]:
 
 def _first_order(
     call: TrainingCall,
-    tensors: tuple[Tensor | None, ...],
+    tensors: Sequence[Tensor | None],
     needed: tuple[bool, ...],
     grads: tuple[Tensor | None, Tensor | None],
     saved: Tensor,
@@ -238,7 +253,7 @@ def _first_order(
 
 def _composed(
     call: TrainingCall,
-    tensors: tuple[Tensor | None, ...],
+    tensors: Sequence[Tensor | None],
     needed: tuple[bool, ...],
     grads: tuple[Tensor | None, Tensor | None],
 ) -> list[Tensor | None]:
