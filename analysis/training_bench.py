@@ -74,14 +74,18 @@ class Training:
 
 
 def both_ways(
-    functions: Mapping[str, Callable[[], object]], device: torch.device, turns: int
+    functions: Mapping[str, Callable[[], object]],
+    device: torch.device,
+    turns: int,
+    sample_seconds: float = 0,
 ) -> dict[str, dict[str, Timing]]:
     """Times functions with the kernels and without, in turns.
 
     Args:
         functions: name -> function.
         device: whose queue is waited for before the clock is read.
-        turns: timed calls of each, after an untimed one.
+        turns: timed samples of each, after an untimed call.
+        sample_seconds: about how long a sample takes; 0 = one call.
 
     Returns:
         name -> way -> time of a call.
@@ -91,7 +95,7 @@ def both_ways(
         timed,
         device,
         samples=turns,
-        sample_seconds=0,
+        sample_seconds=sample_seconds,
         contexts={key: without_kernels for key in timed if key[1] == PLAIN},
     )
     return {name: {way: times[name, way] for way in WAYS} for name in functions}
