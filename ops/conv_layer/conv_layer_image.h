@@ -28,13 +28,6 @@ struct Weights {
     }
 };
 
-// Memory of one thread, kept between calls.
-inline float* workspace(int64_t size) {
-    thread_local std::vector<float> memory;
-    if (memory.size() < static_cast<size_t>(size)) memory.resize(static_cast<size_t>(size));
-    return memory.data();
-}
-
 // What threads add up, each for itself, so that sums do not depend on which one ends first.
 class Sums {
 public:
@@ -119,21 +112,21 @@ protected:
 };
 
 // Calls f(job, thread, memory) for every job; the first `zeros` numbers of the memory are zero at
-// a thread's first one.
+// a thread's first one. Which thread takes which job does not change from call to call.
 template <typename F>
 void for_each_job(int64_t jobs, int64_t threads, int64_t memory, int64_t zeros, F f) {
 #ifdef _OPENMP
 #pragma omp parallel num_threads(static_cast<int>(threads)) if (threads > 1)
     {
         const int thread = omp_get_thread_num();
-        float* mine = workspace(memory);
+        float* mine = scratch<float>(memory);
         std::fill(mine, mine + zeros, 0.0f);
 #pragma omp for schedule(static)
         for (int64_t job = 0; job < jobs; job++) f(job, thread, mine);
     }
 #else
     static_cast<void>(threads);
-    float* mine = workspace(memory);
+    float* mine = scratch<float>(memory);
     std::fill(mine, mine + zeros, 0.0f);
     for (int64_t job = 0; job < jobs; job++) f(job, 0, mine);
 #endif
