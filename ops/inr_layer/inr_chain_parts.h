@@ -12,8 +12,9 @@
 namespace inr {
 
 constexpr int64_t kMaxChain = 4;
-// Inputs and outputs of a layer for one tile: half of a second-level cache of 512 KiB.
-constexpr int64_t kChainTileBytes = 256 << 10;
+// Inputs and outputs of a layer for one tile: as much as a second-level cache. With fewer panels,
+// gradients of wide layers would spend their time on adding up lanes.
+constexpr int64_t kChainTileBytes = 512 << 10;
 
 // Parts of a thread's scratch memory, each at a cache line's start.
 template <typename S>
