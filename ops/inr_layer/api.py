@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ops import _dispatch
 from ops._native import register_native
-from ops.inr_layer import autograd, cpu, cpu_autograd, plain, reference
+from ops.inr_layer import autograd, cpu, cpu_kernels, plain, reference
 from ops.inr_layer.inputs import AxisTaps, CoordFeatures, PointTaps
 
 
@@ -119,13 +119,11 @@ def inr_layer(
     chosen, _reasons = _dispatch.choose("inr_layer", tensors, impl)
     if chosen != "ref":
         library = _dispatch.kernel_module("inr_layer", chosen)
-        on_device = library.has("inr_layer_forward")
-        why_not = (autograd if on_device else cpu_autograd).supports(weight, x, bias, **options)
-        if why_not is None and on_device:
+        kernels = autograd if library.has("inr_layer_forward") else cpu_kernels
+        why_not = kernels.supports(weight, x, bias, **options)
+        if why_not is None:
             return autograd.native_layer(chosen, weight, x, bias, **options)
-        if why_not is None and not torch.compiler.is_compiling():
-            return cpu_autograd.cpu_layer(library, weight, x, bias, **options)
-        if impl == "cpp" and why_not is not None:
+        if impl == "cpp":
             raise RuntimeError(f"inr_layer: impl='cpp' cannot run: {why_not}")
     return plain.inr_layer(weight, x, bias, **options)
 

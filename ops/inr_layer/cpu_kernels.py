@@ -1,4 +1,5 @@
-"""The C++ functions of `inr_layer` as functions of tensors: one layer and its first gradients.
+"""The C++ functions of `inr_layer` as functions of tensors: one layer and its first gradients, and
+which calls they take.
 
 They are declared in `inr_tiles.h`. Nothing here is differentiable, see `autograd.py` for that.
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from ops.inr_layer.cpu import Chain, run_chain, tap_fields
 from ops.inr_layer.inputs import AxisTaps, CoordFeatures
 from ops.inr_layer.kernels import SLOPES
+from torch_utils.precision import cpu_bfloat16
 
 
 class Layer(NamedTuple):
@@ -50,6 +52,31 @@ def forward(layer: Layer, tensors: Sequence[Tensor | None]) -> Tensor:
         clamp=layer.clamp,
     )
     return run_chain(layer.library, chain, want_features=True)[0]
+
+
+def supports(
+    weight: Tensor,  # [N, O, I + E]
+    x: Tensor | None = None,  # [N, I, h, w]
+    bias: Tensor | None = None,
+    **options: Any,
+) -> str | None:
+    """Why the C++ functions do not take a call of `inr_layer`; None = they do.
+
+    Args: as of `ops.inr_layer.api.inr_layer`.
+    """
+    reasons = Chain([weight], [bias], x=x, **options).unsupported()
+    taps = options["taps"] or ()
+    if any(axis.weight.requires_grad for axis in taps):
+        reasons.append("taps carry a gradient")
+    if torch.is_autocast_enabled("cpu"):
+        reasons.append("autocast chooses the precision")
+    if options["gain"] is not None and not options["gain"] > 0:
+        reasons.append("the gain must be positive")
+    if options["act"] == "linear" and options["taps"] is None and options["coords"] is None:
+        reasons.append("it is a plain product")
+    if weight.dtype == torch.bfloat16 and cpu_bfloat16():
+        reasons.append("the processor multiplies bfloat16, which PyTorch's products make use of")
+    return reasons[0] if reasons else None
 
 
 class _Sums(NamedTuple):

@@ -9,9 +9,9 @@ import torch
 
 from ops import _dispatch
 from ops.inr_layer import CoordFeatures, inr_layer, lattice_upsample, native, plain
-from ops.inr_layer.autograd import native_layer
 from ops.inr_layer.cpu import Chain, run_chain
 from tests.compare import assert_close_to_ref, assert_grad_close, assert_same_numbers
+from tests.ops.native_cases import assert_compiles, operators_called
 from tests.ops.test_inr_layer import make_point_taps, make_taps
 from torch_utils import compilers
 
@@ -108,7 +108,7 @@ def test_derivatives_of_first_and_second_order(upsampling):
 
 @pytest.mark.parametrize("upsampling", UPSAMPLING)
 def test_bfloat16_is_no_worse_than_the_definition(upsampling, monkeypatch):
-    monkeypatch.setattr("ops.inr_layer.cpu_autograd.cpu_bfloat16", lambda: None)
+    monkeypatch.setattr("ops.inr_layer.cpu_kernels.cpu_bfloat16", lambda: None)
     tensors, taps = make_call(upsampling, (5, 21), channels=(32, 16), dtype=torch.bfloat16)
     actual = run(tensors, taps, "cpp", torch.bfloat16)
     same = run(tensors, taps, "ref", torch.bfloat16)
@@ -196,32 +196,28 @@ def test_compilers_see_operators(upsampling):
 
 
 @pytest.mark.parametrize("upsampling", UPSAMPLING)
-def test_a_compiled_graph_runs_the_same_functions(upsampling):
+def test_compiled_without_a_break(upsampling):
     tensors, taps = make_call(upsampling, (3, 5), dtype=torch.float32)
-    parts = CoordFeatures(*(tensors[name] for name in ("cols", "rows", "shared", "own")))
+    names = list(tensors)
 
-    def layer(weight, x, bias):
-        return native_layer("cpp", weight, x, bias, taps=taps, coords=parts, act="lrelu")
+    def layer(*values):
+        return call_layer(dict(zip(names, values, strict=True)), taps, "auto").square().sum()
 
-    results = []
-    for function in (torch.compile(layer, backend="aot_eager", fullgraph=True), layer):
-        leaves = [tensors[name].clone().requires_grad_() for name in ("weight", "x", "bias")]
-        y = function(*leaves)
-        results.append([y, *torch.autograd.grad(y.square().sum(), leaves)])
-    for compiled, direct in zip(*results, strict=True):
-        assert torch.equal(compiled, direct)
+    leaves = tuple(tensor.requires_grad_() for tensor in tensors.values())
+    assert_compiles(layer, leaves, {"inr_layer_forward", "inr_layer_gradients"})
 
 
-def test_a_compiled_graph_uses_the_composition():
+def test_autocast_chooses_the_precision_in_compiled_code_too():
     tensors, taps = make_call("nearest", (3, 5), dtype=torch.float32)
 
     def layer(weight):
-        return call_layer(tensors | {"weight": weight}, taps, "auto")
+        with torch.autocast("cpu", torch.bfloat16):
+            return call_layer(tensors | {"weight": weight}, taps, "auto")
 
-    compiled = torch.compile(layer, backend="eager", fullgraph=True)
-    torch.testing.assert_close(
-        compiled(tensors["weight"]), layer(tensors["weight"]), rtol=1e-4, atol=1e-5
-    )
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    y = compiled(tensors["weight"])
+    assert not operators_called(lambda: compiled(tensors["weight"]))
+    assert_same_numbers(y, layer(tensors["weight"]), 1e-6)
 
 
 def test_not_a_number_stays_where_it_is():
