@@ -99,6 +99,7 @@ def compare_training(device: torch.device, augment_p: float, turns: int) -> None
         turns: timed cycles, or steps, of each; the medians are printed.
     """
     from analysis.training_bench import both_ways, rates_table, step_table
+    from torch_utils import host_memory
 
     cycles = {name: training_cycle(name, device, augment_p) for name in GENERATORS}
     images = STEPS_PER_CYCLE * _config("stylegan2", "tiny", _TRAIN_SHAPE, _CLASSES).batch_size
@@ -106,7 +107,9 @@ def compare_training(device: torch.device, augment_p: float, turns: int) -> None
         f"\nTraining, --cfg=tiny, {_TRAIN_SHAPE[1]}x{_TRAIN_SHAPE[2]} grey, {_CLASSES} classes, "
         f"augmentation p = {augment_p:g}; median of {turns} x {STEPS_PER_CYCLE} steps"
     )
-    print(rates_table(both_ways(cycles, device, turns), images), flush=True)
+    with host_memory.settled_objects():  # as in a training
+        times = both_ways(cycles, device, turns)
+    print(rates_table(times, images), flush=True)
     options = {"cfg": "auto", "shape": _STEP_SHAPE, "classes": 0, "batch": _STEP_BATCH}
     print(
         f"\nTraining, --cfg=auto, {_STEP_SHAPE[1]}x{_STEP_SHAPE[2]} RGB, {_STEP_PRESET}, "

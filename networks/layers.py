@@ -136,8 +136,8 @@ def conv_weight(
     return weight.to(memory_format=layout)
 
 
-# Entries of a weight from which on the order of a product matters on a CPU.
-_LARGE_WEIGHT = 2**17
+# Entries of a weight from which on reading it takes longer than multiplying with it on a CPU.
+_LARGE_WEIGHT = 2**20
 
 
 class FullyConnectedLayer(nn.Module):

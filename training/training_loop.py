@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torch_utils.distributed import print0, rank_device
+from torch_utils.host_memory import settled_objects
 from torch_utils.images import save_image_grid
 from training import setup
 from training.ema import EMA
@@ -149,7 +150,7 @@ def training_loop(
         schedule, log, files, augment, metric_runs, torch_device, abort_fn, progress_fn
     )
     cur_nimg = batch_idx = 0
-    with run:
+    with settled_objects(), run:
         while not run.done:
             real_img, real_c = reals.next(batch_gpu)
             for phase, (gen_z, gen_c) in zip(phases, latents.next(len(phases), batch_gpu)):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import subprocess
 import sys
+import weakref
 
 import pytest
+
+from torch_utils.host_memory import settled_objects
 
 _PROGRAM = """
 import resource, sys
@@ -45,3 +49,31 @@ def test_freed_blocks_are_reused_without_page_faults():
 
 def test_settings_of_the_user_are_left_alone():
     assert page_faults(MALLOC_TRIM_THRESHOLD_="131072")[0] == "False"
+
+
+class _Node:
+    """Refers to itself, so that only the cyclic collector frees it."""
+
+    def __init__(self) -> None:
+        self.self = self
+
+
+def is_looked_at(wanted: object) -> bool:
+    return any(found is wanted for found in gc.get_objects())
+
+
+def test_the_collector_leaves_older_objects_alone() -> None:
+    unused, kept = weakref.ref(_Node()), _Node()
+    with settled_objects():
+        assert unused() is None  # what was garbage before is not kept for good
+        assert not is_looked_at(kept)
+        new = weakref.ref(_Node())
+        gc.collect()
+        assert new() is None
+    assert is_looked_at(kept)
+
+
+def test_the_collector_sees_everything_again_after_an_error() -> None:
+    with pytest.raises(KeyError), settled_objects():
+        raise KeyError
+    assert gc.get_freeze_count() == 0
