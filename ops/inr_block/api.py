@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ops import _dispatch
 from ops._native import register_native
-from ops.inr_block import native, plain, reference, tiles, training
+from ops.inr_block import by_layers, native, plain, reference, tiles, training
 from ops.inr_layer.cpu import Chain
 from ops.inr_layer.inputs import AxisTaps, CoordFeatures, PointTaps
 
@@ -92,6 +92,9 @@ def inr_block(
         chain = Chain(*args, **kwargs)
         if tiles.supports(chain):
             return tiles.block_on_cpu(chain, want_features)
+        found = by_layers.find_impl(chain)
+        if found is not None:
+            return by_layers.block_by_layers(found, chain, want_features)
     return plain.inr_block(*args, **kwargs, want_features=want_features)
 
 

@@ -148,16 +148,56 @@ def native_layer(
     Returns:
         Features [N, O, H, W] in the dtype of weight; gradients of any order.
     """
-    gain = activation_funcs[act].def_gain if gain is None else gain
-    limit = None if clamp is None else float(clamp)
-    call = LayerCall(impl, None if x is None else taps, act, float(gain), limit)
-    parts = (None, None, None, None)
-    if coords is not None:
-        parts = (coords.cols, coords.rows, coords.shared, coords.own)
-    tensors = (weight, x, bias, *parts)
+    call = _make_call(impl, x, taps, act, gain, clamp)
+    tensors = (weight, x, bias, *_parts(coords))
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
         return NativeLayer.apply(call, *tensors)
     return native.forward(*tensors, *call.constants(), impl)
+
+
+def _make_call(impl, x, taps, act, gain, clamp) -> LayerCall:
+    gain = activation_funcs[act].def_gain if gain is None else gain
+    limit = None if clamp is None else float(clamp)
+    return LayerCall(impl, None if x is None else taps, act, float(gain), limit)
+
+
+def _parts(coords: CoordFeatures | None) -> tuple[Tensor | None, ...]:
+    if coords is None:
+        return None, None, None, None
+    return coords.cols, coords.rows, coords.shared, coords.own
+
+
+def layer_with_image(
+    impl: str,
+    rgb: Tensor,  # [N, C, O]
+    weight: Tensor,  # [N, O, I + E]
+    x: Tensor | None = None,  # [N, I, h, w]
+    bias: Tensor | None = None,  # [O] or [N, O]
+    *,
+    taps: tuple[AxisTaps, AxisTaps] | None = None,
+    coords: CoordFeatures | None = None,
+    act: str = "linear",
+    gain: float | None = None,
+    clamp: float | None = None,
+    want_features: bool = True,
+) -> tuple[Tensor | None, Tensor]:  # [N, O, H, W], [N, C, H, W]
+    """A layer and its product with `rgb` in one kernel, without gradients.
+
+    Args:
+        impl: As of `native_layer`, of kernels that have `inr_layer_forward`.
+        rgb: In the dtype of weight, C <= `ops.inr_layer.kernels.MAX_COLORS`.
+        weight, x, bias, taps, coords, act, gain, clamp: As of `ops.inr_layer.api.inr_layer`, what
+            `supports` has no objection to.
+        want_features: Whether the layer's own values are wanted.
+
+    Returns:
+        Features [N, O, H, W] in the dtype of weight (None unless wanted), and rgb y in float32
+        (float64 of float64), y as rounded to the dtype of weight.
+    """
+    call = _make_call(impl, x, taps, act, gain, clamp)
+    tensors = (weight, x, bias, *_parts(coords))
+    found = native.forward_with_image(rgb, want_features, *tensors, *call.constants(), impl)
+    return found[1] if want_features else None, found[0]
 
 
 class NativeLayer(torch.autograd.Function):

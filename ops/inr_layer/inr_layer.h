@@ -32,7 +32,7 @@ struct InrForwardParams {
     const void* rows;            // acc [N, O, height] or null
     const void* bias;            // [O] or [N, O], or null
     int64_t bias_batch;          // elements from image to image of bias; 0 = the batch shares it
-    void* out;                   // [N, O, P]
+    void* out;                   // [N, O, P]; null = not wanted, where rgb is given
     const void* rgb;             // [N, rgb_channels, O] or null
     void* rgb_out;               // acc [ceil(O / rows of a tile), N, rgb_channels, P], to be summed
     int64_t rgb_channels;        // 1 to 4

@@ -91,6 +91,7 @@ const char* on_tensor_cores(const InrForwardParams& p) {
 INR_EXPORT const char* inr_layer_forward(const InrForwardParams* params) {
     const InrForwardParams& p = *params;
     if (p.n > 65535) return "inr_layer_forward: more than 65535 images";
+    if (p.out == nullptr && p.rgb == nullptr) return "inr_layer_forward: nothing is wanted";
     if (p.rgb_channels > 4) return "inr_layer_forward: more than 4 colours";
     typedef SimtTile<float, SimtLarge, true, false, false, false> LargeFloat;
     typedef SimtTile<float, SimtSmall, true, false, false, false> SmallFloat;

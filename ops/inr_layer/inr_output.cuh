@@ -133,7 +133,7 @@ struct LayerEpilogue {
             if (clamp >= A(0)) value = value > clamp ? clamp : value < -clamp ? -clamp : value;
             values[i] = value;
         }
-        block.put(row, col, values);
+        if (!kRgb || p.out != nullptr) block.put(row, col, values);
         if constexpr (kRgb) add_colors(channel, values);
     }
 
@@ -184,7 +184,7 @@ struct LayerEpilogue {
         for (int i = 0; i < kLength; ++i) values[i] += source[table.y[col + i]];
     }
 
-    // The colours read the features as they are stored, rounded to T.
+    // The colours read the features as they are (or would be) stored, rounded to T.
     __device__ __forceinline__ void add_colors(int channel, const A (&values)[kLength]) {
         const T* weight = static_cast<const T*>(p.rgb) + image * p.rgb_channels * p.out_channels;
 #pragma unroll

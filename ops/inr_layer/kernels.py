@@ -20,6 +20,9 @@ _ENOUGH_BLOCKS = 128
 _POINTS_PER_PART = 1024
 
 
+MAX_COLORS = 4
+"""As inr_output.cuh: so many channels of an image a forward sums."""
+
 SLOPES = {"linear": 1.0, "relu": 0.0, "lrelu": 0.2}
 """Activations that a layer's output is enough to differentiate, and their slopes below 0."""
 
@@ -83,8 +86,9 @@ def forward(
     bias: Tensor | None = None,  # [O] or [N, O]
     activation: Activation = IDENTITY,
     rgb: Tensor | None = None,  # [N, C, O]
+    want_features: bool = True,
     tile: int | None = None,
-) -> tuple[Tensor, Tensor | None]:
+) -> tuple[Tensor | None, Tensor | None]:
     """y = act(sum W_s x_s + up(context) + cols + rows + bias), and rgb y where asked for.
 
     Args:
@@ -99,17 +103,18 @@ def forward(
             accumulator's dtype: two terms that cancel are not rounded first.
         bias: [O] or [N, O], dense.
         activation: The activation.
-        rgb: Weights [N, C, O] of a further product with y, dense, C <= 4.
+        rgb: Weights [N, C, O] of a further product with y, dense, C <= `MAX_COLORS`.
+        want_features: Whether y is wanted; without `rgb` it must be.
         tile: 64 or 128; None = chosen.
 
     Returns:
-        y [N, O, H, W] in the dtype of weight, and the colours [N, C, H, W] in its accumulator's
-        dtype, or None.
+        y [N, O, H, W] in the dtype of weight, or None, and the colours [N, C, H, W] in its
+        accumulator's dtype, or None.
     """
     n, out_channels, num_columns = weight.shape
     height, width = size
     tile = tile or choose_tile(out_channels, height * width, n, weight.dtype)
-    out = weight.new_empty([n, out_channels, height, width])
+    out = weight.new_empty([n, out_channels, height, width]) if want_features else None
     fields = _context_fields(context, taps)
     for i, (x, column) in enumerate(features):
         shared = x.shape[0] == 1

@@ -1,6 +1,7 @@
-"""`inr_layer` and its first gradients on kernels, as two operators for `torch.compile`.
+"""`inr_layer` and its first gradients on kernels, as operators for `torch.compile`, and a layer
+together with its image.
 
-Parameters of both, besides those of `ops.inr_layer.inr_layer`: the indices and weights of the taps
+Parameters of all, besides those of `ops.inr_layer.inr_layer`: the indices and weights of the taps
 (None = no taps) and `impl`, whose kernels: "cuda", or "cpp", which is C++ or CUDA emulated. The
 gain is a number.
 """
@@ -80,7 +81,7 @@ def forward(
     tensors = (weight, x, bias, cols, rows, shared, own)
     taps = _make_taps(x, row_index, row_weight, col_index, col_weight)
     if library.has("inr_layer_forward"):
-        return _forward(library, tensors, taps, _activation(act, gain, clamp))
+        return _forward(library, tensors, taps, _activation(act, gain, clamp))[0]
     return cpu_kernels.forward(cpu_kernels.Layer(library, taps, act, gain, clamp), tensors)
 
 
@@ -88,7 +89,9 @@ def _activation(act: str, gain: float, clamp: float | None) -> kernels.Activatio
     return kernels.Activation(gain, kernels.SLOPES[act], -1.0 if clamp is None else clamp)
 
 
-def _forward(library, tensors, taps, activation) -> Tensor:
+def _forward(
+    library, tensors, taps, activation, rgb: Tensor | None = None, want_features: bool = True
+) -> tuple[Tensor | None, Tensor | None]:
     weight, x, bias, cols, rows, shared, own = map(_dense, tensors)
     _x, at_cols, at_rows, at_shared, at_own = _columns(x, cols, rows, shared)
     features, context = [], None
@@ -100,7 +103,7 @@ def _forward(library, tensors, taps, activation) -> Tensor:
         features.append((shared[None], at_shared))
     if own is not None:
         features.append((own, at_own))
-    y, _none = kernels.forward(
+    return kernels.forward(
         library,
         weight,
         features,
@@ -111,8 +114,49 @@ def _forward(library, tensors, taps, activation) -> Tensor:
         rows=_table(weight, rows, at_rows),
         bias=bias,
         activation=activation,
+        rgb=_dense(rgb),
+        want_features=want_features,
     )
-    return y
+
+
+def _fake_forward_with_image(rgb, want_features, weight, *rest) -> list[Tensor]:
+    y = _fake_forward(weight, *rest)
+    dtype = kernels.accumulator(weight.dtype)
+    image = weight.new_empty([len(rgb), rgb.shape[1], *y.shape[2:]], dtype=dtype)
+    return [image, y] if want_features else [image]
+
+
+@native_op("inr_layer_forward_with_image", _fake_forward_with_image)
+def forward_with_image(
+    rgb: Tensor,  # [N, C, O]
+    want_features: bool,
+    weight: Tensor,  # [N, O, I + E]
+    x: Tensor | None,  # [N, I, h, w]
+    bias: Tensor | None,  # [O] or [N, O]
+    cols: Tensor | None,  # [E1, W]
+    rows: Tensor | None,  # [E2, H]
+    shared: Tensor | None,  # [E3, H, W]
+    own: Tensor | None,  # [N, E4, H, W]
+    row_index: Tensor | None,  # [H, T]
+    row_weight: Tensor | None,  # [H, T]
+    col_index: Tensor | None,  # [W, T]
+    col_weight: Tensor | None,  # [W, T]
+    act: str,
+    gain: float,
+    clamp: float | None,
+    impl: str,
+) -> list[Tensor]:
+    """The product [N, C, H, W] of rgb and the layer, and the layer where it is wanted.
+
+    By a library that has `inr_layer_forward` (CUDA), for C <= `kernels.MAX_COLORS`; not
+    differentiable. The image is in the dtype that kernels sum in.
+    """
+    library = _dispatch.kernel_module("inr_layer", impl)
+    taps = _make_taps(x, row_index, row_weight, col_index, col_weight)
+    tensors = (weight, x, bias, cols, rows, shared, own)
+    activation = _activation(act, gain, clamp)
+    y, image = _forward(library, tensors, taps, activation, rgb, want_features)
+    return [image, y] if want_features else [image]
 
 
 def _dense(tensor: Tensor | None) -> Tensor | None:

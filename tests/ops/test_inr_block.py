@@ -12,16 +12,19 @@ from torch import Tensor
 import networks
 from networks.fourier import axis_taps
 from networks.lattice import Sampling, axis_levels, grid_points
-from ops.inr_block import inr_block, native, plain, reference
+from ops.inr_block import by_layers, inr_block, native, plain, reference
 from ops.inr_block.plan import KIB, TILES, Limits, make_plan
 from ops.inr_layer import AxisTaps, CoordFeatures, PointTaps
+from ops.inr_layer.cpu import Chain
 from tests.compare import assert_close_to_ref, assert_same_numbers
 from tests.ops.emulated import emulated_op
-from tests.ops.native_cases import Backend, backend_fixture
+from tests.ops.native_cases import Backend, assert_compiles, backend_fixture
+from torch_utils import compilers
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
 backend = backend_fixture("inr_block", ("emulated", "cuda"))
 
+HAS_COMPILER = not compilers.missing_tools(uses_cuda=False, uses_python=False)
 LOW = [torch.float16, torch.bfloat16]
 
 
@@ -300,6 +303,25 @@ def test_compiled_code_calls_the_kernel(backend: Backend, monkeypatch: pytest.Mo
     monkeypatch.setattr(native, "_run", lambda *given: calls.append(given) or run(*given))
     inr_block(*args, **kwargs)
     torch.library.opcheck(run.operator, calls[0], test_utils=("test_schema", "test_faketensor"))
+
+
+@pytest.mark.parametrize("name", ["bilinear", "own-grid"])
+def test_compiled_without_a_break_on_cpus(name: str):
+    """With the operators of the layers: C++ takes whole blocks outside of compiled code only."""
+    (layers, biases, *others), kwargs = make_call(CASES[name], torch.float64)
+
+    def block(a, b, c, d, *others):
+        features, image = inr_block([a, b], [c, d], *others, **kwargs)
+        return features.square().sum() + image.square().sum()
+
+    leaves = tuple(tensor.requires_grad_() for tensor in (*layers, *biases, *others))
+    operators = {"inr_layer_forward", "inr_layer_gradients"}
+    assert_compiles(block, leaves, operators if HAS_COMPILER else set())
+
+
+def test_layers_with_an_image_are_not_for_cpus():
+    args, kwargs = make_call(CASES["nearest"], torch.float32)
+    assert by_layers.find_impl(Chain(*args, **kwargs)) is None
 
 
 @pytest.mark.parametrize("order", ["descending", "random"])

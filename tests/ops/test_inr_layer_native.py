@@ -20,7 +20,7 @@ from ops.inr_layer import (
     native,
     reference,
 )
-from ops.inr_layer.autograd import native_layer, supports
+from ops.inr_layer.autograd import layer_with_image, native_layer, supports
 from tests.ops.emulated import emulated_op
 from tests.ops.native_cases import Backend, backend_fixture
 
@@ -292,6 +292,40 @@ def test_colors_are_a_product_with_the_stored_features(backend, dtype, out_chann
         assert image.dtype == kernels.accumulator(dtype)
         assert error(image, exact) <= 1e-5
         assert error(y, run(reference.inr_layer, tensors, options)) <= 4 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("name", ["bilinear", "coordinates-only", "aligned"])
+def test_a_layer_with_its_image(backend, name):
+    tensors, options = make_inputs(CASES[name], torch.float16, backend.device)
+    weight, x, bias, *parts = tensors
+    coords = CoordFeatures(*parts) if any(p is not None for p in parts) else None
+    rgb = torch.randn(2, 3, weight.shape[1], device=backend.device).half()
+    call = (backend.impl, rgb, weight, x, bias)
+    y, image = layer_with_image(*call, coords=coords, **options)
+    assert torch.equal(y, run(on_kernels(backend), tensors, options))
+    exact = (rgb.double() @ y.double().flatten(2)).unflatten(2, y.shape[2:])
+    assert image.dtype == torch.float32 and error(image, exact) <= 1e-5
+    nothing, same = layer_with_image(*call, coords=coords, want_features=False, **options)
+    assert nothing is None and torch.equal(same, image)
+
+
+def test_compilers_see_the_layer_with_its_image(backend):
+    tensors, options = make_inputs(CASES["bilinear"], torch.bfloat16, backend.device)
+    taps = [part for axis in options["taps"] for part in (axis.index, axis.weight)]
+    rgb = torch.randn(2, 4, 9, device=backend.device).bfloat16()
+    for want_features in (True, False):
+        args = (rgb, want_features, *tensors, *taps, "lrelu", 1.5, 0.7, backend.impl)
+        tests = ("test_schema", "test_faketensor")
+        torch.library.opcheck(native.forward_with_image.operator, args, test_utils=tests)
+
+
+def test_the_kernel_wants_something_to_compute(backend):
+    weight, x = torch.randn(1, 2, 3), torch.randn(1, 3, 4, 5)
+    tensors = [tensor.to(backend.device) for tensor in (weight, x)]
+    with pytest.raises(RuntimeError, match="nothing is wanted"):
+        kernels.forward(
+            backend.library(), tensors[0], [(tensors[1], 0)], (4, 5), want_features=False
+        )
 
 
 @pytest.mark.parametrize("name", ["two-tiles", "bilinear", "features-and-coordinates"])
