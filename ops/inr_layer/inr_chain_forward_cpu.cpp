@@ -72,15 +72,9 @@ struct Forward : ChainSizes<S> {
     }
 
     void run() const {
-        int64_t size = 0;
-        cut([&](int64_t count) {
-            size += Arena<S>::size(count);
-            return static_cast<S*>(nullptr);
-        });
-        parallel_for(p.batch, p.threads, [&](int64_t n, int64_t) {
-            Arena<S> arena(size);
-            image(n, cut([&](int64_t count) { return arena.take(count); }));
-        });
+        for_each_image<S>(
+            p.batch, p.threads, [this](auto take) { return cut(take); },
+            [this](int64_t n, const Parts& parts) { image(n, parts); });
     }
 
     void image(int64_t n, const Parts& parts) const {

@@ -35,6 +35,21 @@ private:
     S* next_;
 };
 
+// Calls image(n, parts) for every image of a batch, over threads. cut(take) makes the parts of a
+// thread's memory: take(count) is where the next so many elements are.
+template <typename S, typename Cut, typename F>
+void for_each_image(int64_t batch, int64_t threads, Cut cut, F image) {
+    int64_t size = 0;
+    cut([&](int64_t count) {
+        size += Arena<S>::size(count);
+        return static_cast<S*>(nullptr);
+    });
+    parallel_for(batch, threads, [&](int64_t n, int64_t) {
+        Arena<S> arena(size);
+        image(n, cut([&](int64_t count) { return arena.take(count); }));
+    });
+}
+
 // From one panel of so many channels to the next: one line more than the panel, since lines that
 // are a multiple of 4 KiB apart compete for the same few places of the cache.
 template <typename S>
