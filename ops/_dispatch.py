@@ -145,6 +145,8 @@ def choose(
     present = [tensor for tensor in tensors if tensor is not None]
     devices = {tensor.device.type for tensor in present}
     name = "cuda" if impl != "cpp" and "cuda" in devices else "cpp"
+    if present and torch.compiler.is_compiling():
+        _make_ready(op, name, present[0].device.type, present[0].device.index)
     kernel = _kernels.get((op, name))
     reasons = _why_not(op, kernel, name, present, devices)
     if not reasons and (name == "cuda" or impl == "cpp" or _builds(kernel)):
@@ -163,6 +165,24 @@ def choose(
     elif name == "cuda":
         _say_once(f"{op}: plain PyTorch instead of the cuda kernel: {'; '.join(reasons)}")
     return "ref", reasons
+
+
+@torch.compiler.assume_constant_result
+def _make_ready(op: str, impl: str, device_type: str, index: int | None) -> bool:
+    """Looks for tools, builds and proves before `torch.compile` traces what depends on it.
+
+    A compiler of whole graphs cannot follow any of this. What fails is remembered by the kernel.
+    """
+    kernel = _kernels.get((op, impl))
+    if kernel is None or kernel.why_not_built():
+        return False
+    try:
+        kernel.module()
+        if impl == "cuda":
+            kernel.prove(torch.device(device_type, index))
+    except Exception:
+        return False
+    return True
 
 
 def trust_kernels() -> None:

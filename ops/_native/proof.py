@@ -64,6 +64,9 @@ def _values_and_gradients(
         name: tensor.detach().clone().requires_grad_(name not in constant)
         for name, tensor in inputs.items()
     }
+    with torch.no_grad():
+        # Inference may have kernels of its own.
+        without = function(**leaves)
     values = function(**leaves)
     wanted = {name: leaf for name, leaf in leaves.items() if leaf.requires_grad}
     # A fixed cotangent of both signs, the same on every device and in every precision.
@@ -72,7 +75,7 @@ def _values_and_gradients(
         values, list(wanted.values()), cotangent.to(values.device, values.dtype)
     )
     found = {f"gradient of {name}": gradient for name, gradient in zip(wanted, gradients)}
-    return {"values": values.detach(), **found}
+    return {"values": values.detach(), "values without gradients": without, **found}
 
 
 def _relative_error(actual: Tensor, expected: Tensor) -> float:

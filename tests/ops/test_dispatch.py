@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from ops import _dispatch
 
+ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.ones(1)
 
 
@@ -23,6 +27,7 @@ CUDA = _CudaTensor()
 
 @pytest.fixture(autouse=True)
 def _no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    _dispatch.registered()  # imports all ops: what they announce now is not lost with the dict
     monkeypatch.setattr(_dispatch, "_kernels", {})
     monkeypatch.setattr(_dispatch, "_said", set())
 
@@ -156,3 +161,26 @@ def test_status_lists_every_op() -> None:
     assert report["upfirdn2d"]["cuda"] == "cuda (compiled on first use)"
     assert report["upfirdn2d"]["cpu"] == "cpp (compiled on first use from a.cpp, b.cpp)"
     assert report["fma"]["cpu"].startswith("ref (")
+
+
+_FIRST_USE = """
+import torch
+from ops.fmm import fmm
+from ops import _dispatch
+
+def composed(weight, a, b):
+    return fmm(weight, a, b, "demod")
+
+args = torch.randn(3, 4), torch.randn(2, 3, 2), torch.randn(2, 2, 4)
+compiled = torch.compile(composed, backend="aot_eager", fullgraph=True)
+torch.testing.assert_close(compiled(*args), composed(*args))
+print(_dispatch.choose("fmm", args)[0])
+"""
+
+
+def test_a_compiler_of_whole_graphs_may_be_the_first_user() -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", _FIRST_USE], capture_output=True, text=True, cwd=ROOT, timeout=300
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert result.stdout.split()[-1] in ("cpp", "ref")

@@ -191,3 +191,21 @@ def test_wrong_numbers_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
         problem = wrong_numbers("fmm", torch.device("cpu"), half)
     assert problem is not None and "the kernel of fmm gives other numbers on cpu" in problem
     assert "values: relative error 0.1" in problem
+
+
+@needs_compiler
+def test_wrong_numbers_of_inference_alone_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(custom_ops, "verbosity", "none")
+    with emulated_op("fmm") as library:
+        right, forwards = library.call, []
+
+        def call(function: str, **fields: object) -> None:
+            right(function, **fields)
+            if function == "fmm_forward":
+                forwards.append(function)
+                if len(forwards) % 2 == 1:  # without gradients, before each with them
+                    fields["out"].mul_(1.1)
+
+        monkeypatch.setattr(library, "call", call)
+        problem = wrong_numbers("fmm", torch.device("cpu"), (torch.float32,))
+    assert problem is not None and "values without gradients: relative error 0.1" in problem
