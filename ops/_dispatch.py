@@ -167,7 +167,6 @@ def choose(
     return "ref", reasons
 
 
-@torch.compiler.assume_constant_result
 def _make_ready(op: str, impl: str, device_type: str, index: int | None) -> bool:
     """Looks for tools, builds and proves before `torch.compile` traces what depends on it.
 
@@ -183,6 +182,10 @@ def _make_ready(op: str, impl: str, device_type: str, index: int | None) -> bool
     except Exception:
         return False
     return True
+
+
+# What torch.compiler.assume_constant_result does; that itself would import the compiler everywhere.
+_make_ready._dynamo_marked_constant = True
 
 
 def trust_kernels() -> None:

@@ -164,9 +164,12 @@ def test_status_lists_every_op() -> None:
 
 
 _FIRST_USE = """
+import sys
 import torch
 from ops.fmm import fmm
-from ops import _dispatch
+from ops import _dispatch, registry
+
+assert "torch._dynamo" not in sys.modules, "ops import the compiler, which takes a second or more"
 
 def composed(weight, a, b):
     return fmm(weight, a, b, "demod")
