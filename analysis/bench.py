@@ -98,8 +98,7 @@ def compare_training(device: torch.device, augment_p: float, turns: int) -> None
         augment_p: probability of each augmentation.
         turns: timed cycles, or steps, of each; the medians are printed.
     """
-    from analysis.training_bench import both_ways, rates_table, step_table
-    from torch_utils import host_memory
+    from analysis.training_bench import as_in_training, both_ways, rates_table, step_table
 
     cycles = {name: training_cycle(name, device, augment_p) for name in GENERATORS}
     images = STEPS_PER_CYCLE * _config("stylegan2", "tiny", _TRAIN_SHAPE, _CLASSES).batch_size
@@ -107,7 +106,7 @@ def compare_training(device: torch.device, augment_p: float, turns: int) -> None
         f"\nTraining, --cfg=tiny, {_TRAIN_SHAPE[1]}x{_TRAIN_SHAPE[2]} grey, {_CLASSES} classes, "
         f"augmentation p = {augment_p:g}; median of {turns} x {STEPS_PER_CYCLE} steps"
     )
-    with host_memory.settled_objects():  # as in a training
+    with as_in_training():
         times = both_ways(cycles, device, turns)
     print(rates_table(times, images), flush=True)
     options = {"cfg": "auto", "shape": _STEP_SHAPE, "classes": 0, "batch": _STEP_BATCH}
@@ -116,7 +115,8 @@ def compare_training(device: torch.device, augment_p: float, turns: int) -> None
         f"batch {_STEP_BATCH}, augmentation p = {augment_p:g}; median of {turns}"
     )
     training = make_training(_STEP_PRESET, device, augment_p, **options)
-    print(step_table(training, device, turns), flush=True)
+    with as_in_training():
+        print(step_table(training, device, turns), flush=True)
 
 
 def against_plain_order(device: torch.device, precision: str, samples: int) -> str:

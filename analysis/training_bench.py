@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,8 @@ from torch import nn
 from analysis.published_order import without_kernels
 from analysis.records import text_table
 from analysis.timing import Timing, interleaved
+from ops.conv2d import gradfix
+from torch_utils import host_memory
 from training.ema import EMA
 from training.phases import Phase, run_phase
 
@@ -71,6 +74,17 @@ class Training:
 
     def _latents(self) -> torch.Tensor:
         return torch.randn([len(self.real), self.G.z_dim], device=self.real.device)
+
+
+@contextlib.contextmanager
+def as_in_training() -> Iterator[None]:
+    """What `training.setup` and the training loop switch on in their process, for a while."""
+    before, gradfix.enabled = gradfix.enabled, True
+    try:
+        with host_memory.settled_objects():
+            yield
+    finally:
+        gradfix.enabled = before
 
 
 def both_ways(

@@ -8,7 +8,6 @@ import torch
 
 from ops import _dispatch
 from ops._native import register_native
-from ops.conv2d import gradfix
 from ops.conv_layer import kernels, plain, reference
 from ops.conv_layer.autograd import ConvLayer, LayerCall
 
@@ -95,7 +94,6 @@ def _is_plain_layer(
         and (b is None or b.shape == w.shape[:1])
         and 0 not in x.shape
         and 0 not in w.shape
-        and not (gradfix.enabled or gradfix.weight_gradients_disabled)
         and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from types import SimpleNamespace
 
@@ -10,7 +11,15 @@ import torch
 
 from analysis import bench, training_bench
 from analysis.timing import Timing
-from analysis.training_bench import KERNELS, PLAIN, both_ways, rates_table, step_table
+from analysis.training_bench import (
+    KERNELS,
+    PLAIN,
+    as_in_training,
+    both_ways,
+    rates_table,
+    step_table,
+)
+from ops.conv2d import gradfix
 
 CPU = torch.device("cpu")
 
@@ -23,6 +32,13 @@ def times_of(**seconds: tuple[float, float]) -> dict[str, dict[str, Timing]]:
         name: {KERNELS: timing(fast), PLAIN: timing(plain)}
         for name, (fast, plain) in seconds.items()
     }
+
+
+def test_switches_are_those_of_a_training() -> None:
+    with pytest.raises(KeyError), as_in_training():
+        assert gradfix.enabled and gc.get_freeze_count() > 0
+        raise KeyError
+    assert not gradfix.enabled and gc.get_freeze_count() == 0
 
 
 def test_the_ways_take_turns_with_and_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ops import _dispatch
-from ops.conv2d import no_weight_gradients
+from ops.conv2d import gradfix, no_weight_gradients
 from ops.conv_layer import conv_layer, kernels
 from ops.registry import CASES, OpCase
 from tests.compare import assert_same_numbers
@@ -119,7 +119,11 @@ def test_a_penalty_needs_second_order(case: OpCase) -> None:
             assert_same_numbers(actual.double(), exact, 2e-6)
 
 
-def test_switched_off_weight_gradients_stay_off() -> None:
+@pytest.mark.parametrize("enabled", [False, True])
+def test_switched_off_weight_gradients_stay_off(
+    enabled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gradfix, "enabled", enabled)
     x, w = torch.randn(2, 3, 4, 4, requires_grad=True), torch.randn(5, 3, 3, 3, requires_grad=True)
     y = conv_layer(x, w, padding=1, impl="cpp")
     with no_weight_gradients():
@@ -139,6 +143,7 @@ def test_the_kernel_is_the_choice_for_small_layers_only(monkeypatch: pytest.Monk
     right = kernels.forward
     monkeypatch.setattr(kernels, "forward", lambda *args: calls.append(args) or right(*args))
     small = torch.randn(4, 16, 16, 16), torch.randn(16, 16, 3, 3)
+    monkeypatch.setattr(gradfix, "enabled", True)  # as in a training
     conv_layer(*small, padding=1)
     assert len(calls) == 1
     conv_layer(torch.randn(1, 256, 4, 4), torch.randn(512, 256, 3, 3), padding=1)
