@@ -34,7 +34,8 @@ def times_of(**seconds: tuple[float, float]) -> dict[str, dict[str, Timing]]:
     }
 
 
-def test_switches_are_those_of_a_training() -> None:
+def test_switches_are_those_of_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gradfix, "enabled", False)
     with pytest.raises(KeyError), as_in_training():
         assert gradfix.enabled and gc.get_freeze_count() > 0
         raise KeyError
