@@ -7,10 +7,12 @@ on which side of 0 and of the clamp a number was. Where the backward pass itself
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import torch
 
+from ops._native import composed_gradients
 from ops.conv2d import gradfix
 from ops.conv_layer import kernels, plain
 
@@ -42,21 +44,8 @@ class ConvLayer(torch.autograd.Function):
         x, w, b, y = ctx.saved_tensors
         wanted = list(ctx.needs_input_grad[:3])
         if torch.is_grad_enabled():
-            return *_composed_gradients(ctx.call, (x, w, b), wanted, grad), None
+            # Where weight gradients are switched off, that of w stays None.
+            layer = functools.partial(plain.conv_layer, **ctx.call.arguments)
+            return *composed_gradients(layer, (x, w, b), wanted, grad, allow_unused=True), None
         wanted[1] = wanted[1] and not gradfix.weight_gradients_disabled
         return *kernels.backward(grad, y, x, w, ctx.call.options, wanted), None
-
-
-def _composed_gradients(call, tensors, wanted, grad):
-    """The same by differentiable operations; a weight's gradient may be switched off there."""
-    with torch.enable_grad():
-        # Views, so that a tensor which another one depends on gets its own share only.
-        x, w, b = [None if tensor is None else tensor.view_as(tensor) for tensor in tensors]
-        y = plain.conv_layer(x, w, b, **call.arguments)
-        inputs = [tensor for tensor, want in zip((x, w, b), wanted) if want]
-        found = iter(
-            torch.autograd.grad(y, inputs, grad, create_graph=True, allow_unused=True)
-            if inputs
-            else ()
-        )
-    return [next(found) if want else None for want in wanted]

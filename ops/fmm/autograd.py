@@ -7,11 +7,12 @@ definition in `reference.py` instead, which is composed of PyTorch's operations.
 
 from __future__ import annotations
 
-from typing import Any
+import functools
 
 import torch
 from torch import Tensor
 
+from ops._native import composed_gradients, in_places
 from ops.fmm import kernels, reference
 
 
@@ -27,21 +28,16 @@ class FMM(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):  # noqa: D102
         wanted = list(ctx.needs_input_grad[:3])
+        tensors = ctx.saved_tensors
         if torch.is_grad_enabled():
-            gradients = composed_gradients(ctx, grad, wanted)
+            definition = functools.partial(
+                reference.fmm, activation=ctx.activation, out_dtype=ctx.out_dtype
+            )
+            gradients = composed_gradients(definition, tensors, wanted, grad)
         else:
-            gradients = kernels.backward(grad, *ctx.saved_tensors, ctx.activation, wanted, ctx.impl)
-        remaining = iter(gradients)
-        return *(next(remaining) if needed else None for needed in wanted), None, None, None
-
-
-def composed_gradients(ctx: Any, grad: Tensor, wanted: list[bool]) -> tuple[Tensor, ...]:
-    """Gradients of those that are wanted, differentiable in the gradient, weight, a and b."""
-    # Views of their own: with respect to these only, even if one of them depends on another.
-    inputs = [tensor.view_as(tensor) for tensor in ctx.saved_tensors]
-    out = reference.fmm(*inputs, ctx.activation, out_dtype=ctx.out_dtype)
-    chosen = [tensor for tensor, needed in zip(inputs, wanted) if needed]
-    return torch.autograd.grad(out, chosen, grad, create_graph=True)
+            found = kernels.backward(grad, *tensors, ctx.activation, wanted, ctx.impl)
+            gradients = in_places(found, wanted)
+        return *gradients, None, None, None
 
 
 def native_fmm(

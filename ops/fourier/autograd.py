@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ops import _dispatch
-from ops._native import native_op
+from ops._native import composed_gradients, native_op
 from ops.fourier import plain
 
 
@@ -62,7 +62,7 @@ class NativeFourier(torch.autograd.Function):
         tensors = ctx.saved_tensors
         needed = ctx.needs_input_grad[1:]
         if torch.is_grad_enabled():
-            return None, *_composed_gradients(tensors, needed, grad)
+            return None, *composed_gradients(plain.fourier, tensors, needed, grad)
         return None, *_gradients(ctx.impl, tensors, needed, grad)
 
 
@@ -181,14 +181,3 @@ def _gradients(impl: str, tensors, needed, grad: Tensor) -> list[Tensor | None]:
     if needed[3]:
         result[3] = cols_sum.sum(-1)
     return [None if part is None else part.to(rows.dtype) for part in result]
-
-
-def _composed_gradients(tensors, needed, grad: Tensor) -> list[Tensor | None]:
-    """The same by PyTorch operations, differentiable."""
-    with torch.enable_grad():
-        # Views, so that a tensor which another one depends on gets its own share only.
-        views = [None if t is None else t.view_as(t) for t in tensors]
-        inputs = [view for view, need in zip(views, needed) if need]
-        gradients = torch.autograd.grad(plain.fourier(*views), inputs, grad, create_graph=True)
-    remaining = iter(gradients)
-    return [next(remaining) if need else None for need in needed]

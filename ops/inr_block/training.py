@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ops import _dispatch
+from ops._native import composed_gradients
 from ops.inr_block import plain
 from ops.inr_layer.cpu import SLOPES, Chain, tap_fields
 
@@ -46,6 +47,12 @@ class TrainingCall(NamedTuple):
             img=img,
             coords=None if coords is None else coords._replace(own=own),
         )
+
+    def composed(self, *tensors: Tensor | None) -> tuple[Tensor | None, Tensor]:
+        """The block by PyTorch's operations, of the tensors of `differentiable`."""
+        chain = self.filled(tensors)._asdict()
+        ordered = [chain.pop(name) for name in ("layers", "biases", "rgb", "rgb_bias", "x", "img")]
+        return plain.inr_block(*ordered, **chain, want_features=self.want_features)
 
 
 def differentiable(chain: Chain) -> tuple[Tensor | None, ...]:
@@ -150,7 +157,9 @@ class CpuBlock(torch.autograd.Function):
             return (None,) * (1 + len(tensors))
         grads = (grad_features, grad_image)
         if torch.is_grad_enabled():
-            return None, *_composed(ctx.call, tensors, needed, grads)
+            return None, *composed_gradients(
+                ctx.call.composed, tensors, needed, grads, allow_unused=True
+            )
         return None, *_first_order(ctx.call, tensors, needed, grads, saved)
 
 
@@ -249,29 +258,3 @@ def _first_order(
                 chosen = total if tensors[place].ndim == 1 else part
                 results[place] = chosen
     return results
-
-
-def _composed(
-    call: TrainingCall,
-    tensors: Sequence[Tensor | None],
-    needed: tuple[bool, ...],
-    grads: tuple[Tensor | None, Tensor | None],
-) -> list[Tensor | None]:
-    """The same by PyTorch operations, differentiable."""
-    with torch.enable_grad():
-        # Views, so that a tensor which another one depends on gets its own share only.
-        inputs = tuple(None if t is None else t.view_as(t) for t in tensors)
-        chain = call.filled(inputs)._asdict()
-        ordered = [chain.pop(name) for name in ("layers", "biases", "rgb", "rgb_bias", "x", "img")]
-        outputs = plain.inr_block(*ordered, **chain, want_features=call.want_features)
-        pairs = [(y, grad) for y, grad in zip(outputs, grads, strict=True) if grad is not None]
-        wanted = [t for t, need in zip(inputs, needed, strict=True) if need]
-        found = torch.autograd.grad(
-            [y for y, _grad in pairs],
-            wanted,
-            [grad for _y, grad in pairs],
-            create_graph=True,
-            allow_unused=True,
-        )
-    gradients = iter(found)
-    return [next(gradients) if need else None for need in needed]

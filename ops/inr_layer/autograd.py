@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ops._native import composed_gradients, in_places
 from ops.bias_act import activation_funcs
 from ops.inr_layer import native, plain
 from ops.inr_layer.inputs import AxisTaps, CoordFeatures, PointTaps
@@ -44,6 +45,21 @@ class LayerCall(NamedTuple):
             rows, cols = self.taps
             taps = (rows.index, rows.weight, cols.index, cols.weight)
         return (*taps, self.act, self.gain, self.clamp)
+
+    def composed(
+        self, weight: Tensor, x: Tensor | None, bias: Tensor | None, *parts: Tensor | None
+    ) -> Tensor:
+        """The layer by PyTorch's operations; parts: the coordinate features of `CoordFeatures`."""
+        return plain.inr_layer(
+            weight,
+            x,
+            bias,
+            taps=self.taps,
+            coords=CoordFeatures(*parts) if any(part is not None for part in parts) else None,
+            act=self.act,
+            gain=self.gain,
+            clamp=self.clamp,
+        )
 
 
 def supports(
@@ -215,27 +231,6 @@ class NativeLayer(torch.autograd.Function):
         *tensors, y = ctx.saved_tensors
         call, wanted = ctx.call, ctx.needs_input_grad[1:]
         if torch.is_grad_enabled():
-            found = _composed_gradients(call, tensors, wanted, grad)
-        else:
-            found = native.gradients(grad, y, *tensors, *call.constants(), wanted, call.impl)
-        remaining = iter(found)
-        return None, *[next(remaining) if want else None for want in wanted]
-
-
-def _composed_gradients(call, tensors, wanted, grad) -> tuple[Tensor, ...]:
-    """The same by PyTorch operations, differentiable."""
-    with torch.enable_grad():
-        # Views, so that a tensor which another one depends on gets its own share only.
-        weight, x, bias, *parts = [None if t is None else t.view_as(t) for t in tensors]
-        y = plain.inr_layer(
-            weight,
-            x,
-            bias,
-            taps=call.taps,
-            coords=CoordFeatures(*parts) if any(p is not None for p in parts) else None,
-            act=call.act,
-            gain=call.gain,
-            clamp=call.clamp,
-        )
-        inputs = [t for t, want in zip((weight, x, bias, *parts), wanted) if want]
-        return torch.autograd.grad(y, inputs, grad, create_graph=True)
+            return None, *composed_gradients(call.composed, tensors, wanted, grad)
+        found = native.gradients(grad, y, *tensors, *call.constants(), wanted, call.impl)
+        return None, *in_places(found, wanted)
