@@ -57,29 +57,19 @@ def conv_layer(
     Orders of gradient: x, w and b: 1st by a kernel where one runs, all others composed of the ops.
     """
     choice = _dispatch.choose("conv_layer", (x, w, b), impl)[0]
+    options = {"f": f, "padding": padding, "act": act, "alpha": alpha, "gain": gain, "clamp": clamp}
+    options |= {"down": down, "weight_gain": weight_gain}
     if choice == "cpp" and _is_plain_layer(x, w, b, up, flip_weight):
-        options = kernels.options_of(x, w, f, down, padding, act, alpha, gain, clamp, weight_gain)
-        if options is not None and (impl == "cpp" or kernels.pays(x, w, options)):
-            arguments = {
-                "f": f,
-                "down": down,
-                "padding": padding,
-                "act": act,
-                "alpha": alpha,
-                "gain": gain,
-                "clamp": clamp,
-                "weight_gain": weight_gain,
-            }
-            return ConvLayer.apply(x, w, b, LayerCall(options, arguments))
+        described = kernels.options_of(x, w, **options)
+        if described is not None and (impl == "cpp" or kernels.pays(x, w, described)):
+            return ConvLayer.apply(x, w, b, LayerCall(described, options))
     if impl == "cpp":
         raise RuntimeError(
             "conv_layer: impl='cpp' cannot run: the kernel takes square kernels, a separable "
             "filter, padding of at least 0, linear, relu and lrelu, and does not upsample"
         )
     module = reference if impl == "ref" else plain
-    return module.conv_layer(
-        x, w, b, f, up, down, padding, flip_weight, act, alpha, gain, clamp, weight_gain, impl
-    )
+    return module.conv_layer(x, w, b, up=up, flip_weight=flip_weight, impl=impl, **options)
 
 
 def _is_plain_layer(
