@@ -21,14 +21,15 @@ struct Backward : ChainSizes<S> {
 
     const ChainTaps<S> taps;
     const ColumnReaders<S> readers;
-    const std::vector<S> shared;
+    const std::vector<S> shared;  // by pixels, one tile after the other
     S* weight_grads[kMaxChain];
     int64_t num_sums;  // of biases
 
     // A thread's parts.
     struct Parts {
         S* transposed[kMaxChain];  // packed W_k^T of layers 2 to K
-        S* of_weights[kMaxChain];  // gradients of weights, of the first layer's columns on the grid
+        // Gradients of weights, of the first layer's columns on the grid: rows as add_outer's.
+        S* of_weights[kMaxChain];
         S* x_transposed;
         S* own_transposed;
         S* rgb;  // packed, where clamping has to be known
@@ -41,6 +42,7 @@ struct Backward : ChainSizes<S> {
         S* grad;
         S* next;
         S* inputs;
+        S* turned;  // a factor of add_outer
         S* colours;
         S* clipped;
         S* band;      // gradient of the first layer's sums for some rows, [O_1, rows W]
@@ -54,7 +56,7 @@ struct Backward : ChainSizes<S> {
     };
 
     explicit Backward(const InrChainParams& params)
-        : Base(params), taps(params), readers(params), shared(this->shared_inputs()) {
+        : Base(params), taps(params), readers(params), shared(shared_by_pixels(*this)) {
         void* const all[] = {p.grad_weight0, p.grad_weight1, p.grad_weight2, p.grad_weight3};
         num_sums = p.colours;
         for (int64_t k = 0; k < p.layers; ++k) {
@@ -73,27 +75,29 @@ struct Backward : ChainSizes<S> {
         Parts parts = {};
         for (int64_t k = 0; k < p.layers; ++k) {
             parts.transposed[k] = take(k > 0 ? rows_of(depths[k]) * outs[k] : 0);
-            parts.of_weights[k] = take(outs[k] * depths[k]);
+            parts.of_weights[k] = take(outs[k] * outer_stride<S>(depths[k]));
         }
         const int64_t first = outs[0], tile = this->tile_panels;
+        const int64_t below = this->has_context ? turned_size<S>(low_panels(), p.in_channels) : 0;
         parts.x_transposed = take(rows_of(p.in_channels) * first);
         parts.own_transposed = take(rows_of(p.own_channels) * first);
         parts.rgb = take(clamps() ? rows_of(p.colours) * last() : 0);
         parts.rgb_bias = take(rows_of(p.colours));
         parts.rgb_transposed = take(rows_of(last()) * p.colours);
-        parts.of_rgb = take(p.colours * last());
+        parts.of_rgb = take(p.colours * outer_stride<S>(last()));
         parts.sums = take(num_sums);
         parts.zeros = take(rows_of(std::max(this->widest, p.in_channels)));
         parts.grad = take(tile * panel_stride<S>(this->widest));
         parts.next = take(tile * panel_stride<S>(this->widest));
         parts.inputs = take(shared.empty() ? tile * panel_stride<S>(depths[0]) : 0);
+        parts.turned = take(std::max(turned_size<S>(tile, this->widest), below));
         parts.colours = take(tile * panel_stride<S>(p.colours));
         parts.clipped = take(clamps() ? tile * panel_stride<S>(p.colours) : 0);
         parts.band = take(needs_band() ? first * this->band_rows() * p.width : 0);
         parts.cols = take(first * p.width);
         parts.rows = take(first * p.height);
         if (this->has_context) {
-            parts.of_x_weight = take(first * p.in_channels);
+            parts.of_x_weight = take(first * outer_stride<S>(p.in_channels));
             parts.lines = take(first * p.low_height * p.width);
             parts.context = take(first * this->low_pixels);
             parts.low = take(low_panels() * panel_stride<S>(first));
@@ -132,7 +136,6 @@ struct Backward : ChainSizes<S> {
                 pack_transposed(this->weight(n, k), depths[k], outs[k], depths[k],
                                 parts.transposed[k]);
             }
-            std::fill_n(parts.of_weights[k], outs[k] * depths[k], S(0));
         }
         const S* weight = this->weight(n, 0);
         const int64_t own = this->columns - p.own_channels;
@@ -146,13 +149,14 @@ struct Backward : ChainSizes<S> {
         for (int64_t i = 0; i < rows_of(p.colours); ++i) {
             parts.rgb_bias[i] = i < p.colours ? static_cast<const S*>(p.rgb_bias)[i] : S(0);
         }
-        std::fill_n(parts.of_rgb, p.colours * last(), S(0));
+        if (p.grad_image == nullptr) {
+            std::fill_n(parts.of_rgb, p.colours * outer_stride<S>(last()), S(0));
+        }
         std::fill_n(parts.sums, num_sums, S(0));
         std::fill_n(parts.zeros, rows_of(std::max(this->widest, p.in_channels)), S(0));
         std::fill_n(parts.cols, outs[0] * p.width, S(0));
         std::fill_n(parts.rows, outs[0] * p.height, S(0));
         if (this->has_context) {
-            std::fill_n(parts.of_x_weight, outs[0] * p.in_channels, S(0));
             std::fill_n(parts.lines, outs[0] * p.low_height * p.width, S(0));
         }
     }
@@ -173,8 +177,11 @@ struct Backward : ChainSizes<S> {
             }
             const int64_t below = panel_stride<S>(depths[k]);
             y = this->saved(n, k - 1) + panel * below;
-            add_outer<S>(outs[k], depths[k], panels, grad, stride, y, below, parts.of_weights[k],
-                         depths[k]);
+            if (weight_grads[k] != nullptr) {
+                by_pixels(y, below, depths[k], panels, parts.turned);
+                add_outer(outs[k], depths[k], panels, grad, stride, parts.turned, first > 0,
+                          parts.of_weights[k]);
+            }
             chain_product<S, Start::kBias, Finish::kSum>(
                 depths[k], outs[k], panels, parts.transposed[k], parts.zeros, grad, stride, next,
                 below, this->act);
@@ -217,8 +224,11 @@ struct Backward : ChainSizes<S> {
         }
         const S* const clipped = clamps() ? parts.clipped : parts.colours;
         differentiate<S>(p.colours, panels, narrow, clipped, none, parts.colours, sums);
-        add_outer<S>(p.colours, last(), panels, parts.colours, narrow, y, stride, parts.of_rgb,
-                     last());
+        if (p.grad_rgb != nullptr) {
+            by_pixels(y, stride, last(), panels, parts.turned);
+            add_outer(p.colours, last(), panels, parts.colours, narrow, parts.turned, first > 0,
+                      parts.of_rgb);
+        }
         chain_product<S, Start::kSum, Finish::kSum>(
             last(), p.colours, panels, parts.rgb_transposed, parts.zeros, parts.colours, narrow,
             grad, stride, this->act);
@@ -229,13 +239,14 @@ struct Backward : ChainSizes<S> {
         const int64_t panels = panels_of<S>(count), stride = panel_stride<S>(outs[0]);
         const int64_t in = panel_stride<S>(depths[0]);
         if (weight_grads[0] != nullptr && depths[0] > 0) {
-            const S* inputs = shared.data() + first / L::kWidth * in;
+            const S* turned = shared.data() + turned_size<S>(first / L::kWidth, depths[0]);
             if (shared.empty()) {
                 this->inputs(n, first, count, parts.inputs);
-                inputs = parts.inputs;
+                by_pixels(parts.inputs, in, depths[0], panels, parts.turned);
+                turned = parts.turned;
             }
-            add_outer<S>(outs[0], depths[0], panels, grad, stride, inputs, in,
-                         parts.of_weights[0], depths[0]);
+            add_outer(outs[0], depths[0], panels, grad, stride, turned, first > 0,
+                      parts.of_weights[0]);
         }
         if (p.grad_own != nullptr) {
             S* const to = static_cast<S*>(p.grad_own) + n * p.own_channels * this->pixels + first;
@@ -281,18 +292,8 @@ struct Backward : ChainSizes<S> {
                 }
                 parts.rows[o * p.height + y] += sum;
                 if (this->has_context) {
-                    add_line(y, row, parts.lines + o * p.low_height * p.width);
+                    taps.spread(y, row, parts.lines + o * p.low_height * p.width);
                 }
-            }
-        }
-    }
-
-    void add_line(int64_t y, const S* row, S* lines) const {
-        for (int64_t t = 0; t < p.taps; ++t) {
-            S* const line = lines + taps.row(y, t) * p.width;
-            const S share = taps.row_share(y, t);
-            for (int64_t x = 0; x < p.width; ++x) {
-                line[x] += share * row[x];
             }
         }
     }
@@ -307,8 +308,9 @@ struct Backward : ChainSizes<S> {
         if (weight_grads[0] != nullptr) {
             const S* x = static_cast<const S*>(p.x) + n * p.in_channels * count;
             to_panels(x, count, p.in_channels, count, in, parts.low_x);
-            add_outer<S>(outs[0], p.in_channels, low_panels(), parts.low, stride, parts.low_x, in,
-                         parts.of_x_weight, p.in_channels);
+            by_pixels(parts.low_x, in, p.in_channels, low_panels(), parts.turned);
+            add_outer(outs[0], p.in_channels, low_panels(), parts.low, stride, parts.turned, false,
+                      parts.of_x_weight);
         }
         if (p.grad_x != nullptr) {
             chain_product<S, Start::kBias, Finish::kSum>(
@@ -329,7 +331,7 @@ struct Backward : ChainSizes<S> {
             }
             std::fill_n(lines, p.low_height * p.width, S(0));
             for (int64_t y = 0; y < p.height; ++y) {
-                add_line(y, grad + y * p.width, lines);
+                taps.spread(y, grad + y * p.width, lines);
             }
             S* const to = static_cast<S*>(p.grad_img) + c * this->low_pixels;
             for (int64_t r = 0; r < p.low_height; ++r) {
@@ -346,30 +348,33 @@ struct Backward : ChainSizes<S> {
             }
         }
         for (int64_t k = 1; k < p.layers; ++k) {
-            const int64_t size = outs[k] * depths[k];
-            keep(parts.of_weights[k], size, weight_grads[k], n);
+            keep(parts.of_weights[k], outs[k], depths[k], weight_grads[k], n);
         }
-        keep(parts.of_rgb, p.colours * last(), p.grad_rgb, n);
-        keep(parts.sums, num_sums, p.grad_biases, n);
+        keep(parts.of_rgb, p.colours, last(), p.grad_rgb, n);
+        if (p.grad_biases != nullptr) {
+            std::copy_n(parts.sums, num_sums, static_cast<S*>(p.grad_biases) + n * num_sums);
+        }
     }
 
-    static void keep(const S* from, int64_t size, void* to, int64_t n) {
-        if (to != nullptr) {
-            std::copy(from, from + size, static_cast<S*>(to) + n * size);
+    static void keep(const S* from, int64_t rows, int64_t columns, void* to, int64_t n) {
+        for (int64_t row = 0; to != nullptr && row < rows; ++row) {
+            const S* const line = from + row * outer_stride<S>(columns);
+            std::copy_n(line, columns, static_cast<S*>(to) + (n * rows + row) * columns);
         }
     }
 
     void write_row(const Parts& parts, int64_t o, S* to) const {
-        const S* const grid = parts.of_weights[0] + o * depths[0];
-        const S* const x = this->has_context ? parts.of_x_weight + o * p.in_channels : grid;
-        keep(x, p.in_channels, to, 0);
+        const S* const grid = parts.of_weights[0] + o * outer_stride<S>(depths[0]);
+        const S* const below = this->has_context ? parts.of_x_weight : parts.of_weights[0];
+        const int64_t shift = o * outer_stride<S>(this->has_context ? p.in_channels : depths[0]);
+        std::copy_n(below + shift, p.in_channels, to);
         to += this->tables;
         const S* const col = parts.cols + o * p.width;
         dot_rows(col, p.cols, p.col_channels, p.width, to);
         const S* const row = parts.rows + o * p.height;
         dot_rows(row, p.rows, p.row_channels, p.height, to + p.col_channels);
         to += p.col_channels + p.row_channels;
-        keep(grid + this->grid_x, depths[0] - this->grid_x, to, 0);
+        std::copy_n(grid + this->grid_x, depths[0] - this->grid_x, to);
     }
 };
 

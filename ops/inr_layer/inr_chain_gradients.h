@@ -5,95 +5,164 @@
 
 namespace inr {
 
-// Lanes of two vectors of four, those of the second counted on.
-#if defined(__clang__)
-#define INR_PICK(a, b, i, j, k, l) __builtin_shufflevector(a, b, i, j, k, l)
-#else
-#define INR_PICK(a, b, i, j, k, l) __builtin_shuffle(a, b, picks{i, j, k, l})
-#endif
-
-// out[0 .. 4) += the sums of the lanes of four vectors.
-template <typename S>
-inline void add_sums(const lanes_t<S> (&v)[4], S* out) {
-    constexpr int kParts = Lanes<S>::kCount / 4;
-    if constexpr (kParts == 0) {
-        for (int i = 0; i < 4; ++i) {
-            out[i] += sum<S>(v[i]);
+// Riffles a list of vectors, as cards, once per bit of their number: units of kUnit lanes within
+// each kSpan lanes change places with the vectors of the list.
+template <typename S, int kUnit, int kSpan>
+inline void riffle(lanes_t<S>* list, int64_t apart) {
+    constexpr int kCount = Lanes<S>::kCount, kSize = kSpan / kUnit;
+    typedef lanes_t<S> V;
+    decltype(V{} < V{}) picks[2];
+    for (int i = 0; i < kCount; ++i) {
+        const int unit = i % kSpan / kUnit;
+        for (int upper = 0; upper < 2; ++upper) {
+            const int from = unit / 2 + upper * kSize / 2;
+            picks[upper][i] = i / kSpan * kSpan + from * kUnit + i % kUnit + unit % 2 * kCount;
         }
-    } else {
-        typedef S four __attribute__((vector_size(4 * sizeof(S))));
-        typedef decltype(four{} < four{}) picks;
-        four parts[4];
-        for (int i = 0; i < 4; ++i) {
-            four pieces[kParts];
-            std::memcpy(pieces, &v[i], sizeof pieces);
-            parts[i] = pieces[0];
-            for (int part = 1; part < kParts; ++part) {
-                parts[i] += pieces[part];
+    }
+#pragma GCC unroll 4
+    for (int bit = 1; bit < kSize; bit *= 2) {
+        V next[kSize];
+#pragma GCC unroll 8
+        for (int i = 0; i < kSize / 2; ++i) {
+            const V a = list[i * apart], b = list[(i + kSize / 2) * apart];
+#pragma GCC unroll 2
+            for (int upper = 0; upper < 2; ++upper) {
+#if defined(__clang__)
+                for (int lane = 0; lane < kCount; ++lane) {
+                    const int pick = picks[upper][lane];
+                    next[2 * i + upper][lane] = pick < kCount ? a[pick] : b[pick - kCount];
+                }
+#else
+                next[2 * i + upper] = __builtin_shuffle(a, b, picks[upper]);
+#endif
             }
         }
-        // 0 1 0 1 and 2 3 2 3: two lanes of each, then one.
-        const four low = INR_PICK(parts[0], parts[1], 0, 4, 1, 5) +
-            INR_PICK(parts[0], parts[1], 2, 6, 3, 7);
-        const four high = INR_PICK(parts[2], parts[3], 0, 4, 1, 5) +
-            INR_PICK(parts[2], parts[3], 2, 6, 3, 7);
-        four total;
-        std::memcpy(&total, out, sizeof total);
-        total += INR_PICK(low, high, 0, 1, 4, 5) + INR_PICK(low, high, 2, 3, 6, 7);
-        std::memcpy(out, &total, sizeof total);
+#pragma GCC unroll 16
+        for (int i = 0; i < kSize; ++i) {
+            list[i * apart] = next[i];
+        }
     }
 }
 
-// out[o, d] += sum over pixels of left[o] right[d]; panels of pixels, those beyond an image are 0.
-// Twelve sums at a time stay in registers, a lane for each pixel of half a panel.
+// Transposes a square of lanes: its quarters of 16 bytes, then each, which is what processors can.
 template <typename S>
-__attribute__((noinline)) void add_outer(
-    int64_t rows, int64_t columns, int64_t panels, const S* left, int64_t left_stride,
-    const S* right, int64_t right_stride, S* out, int64_t out_stride) {
-    using L = Lanes<S>;
-    constexpr int kLeft = 3, kRight = 4;
-    for (int64_t o = 0; o < rows; o += kLeft) {
-        for (int64_t d = 0; d < columns; d += kRight) {
-            const S* a[kLeft];
-            const S* b[kRight];
-            for (int64_t q = 0; q < kLeft; ++q) {
-                a[q] = left + std::min(o + q, rows - 1) * L::kWidth;
-            }
-            for (int64_t r = 0; r < kRight; ++r) {
-                b[r] = right + std::min(d + r, columns - 1) * L::kWidth;
-            }
-            typename L::vector sum[kLeft][kRight] = {};
-            int64_t at_left = 0, at_right = 0;
-            for (int64_t j = 0; j < panels; ++j, at_left += left_stride, at_right += right_stride) {
-#pragma GCC unroll 2
-                for (int64_t half = 0; half < L::kWidth; half += L::kCount) {
-                    typename L::vector values[kLeft];
-#pragma GCC unroll 3
-                    for (int q = 0; q < kLeft; ++q) {
-                        values[q] = load<S>(a[q] + at_left + half);
-                    }
+inline void transpose(lanes_t<S> (&square)[Lanes<S>::kCount]) {
+    constexpr int kCount = Lanes<S>::kCount, kQuarter = 16 / sizeof(S);
 #pragma GCC unroll 4
-                    for (int r = 0; r < kRight; ++r) {
-                        const typename L::vector value = load<S>(b[r] + at_right + half);
-#pragma GCC unroll 3
-                        for (int q = 0; q < kLeft; ++q) {
-                            sum[q][r] += values[q] * value;
-                        }
-                    }
+    for (int i = 0; i < kQuarter; ++i) {
+        riffle<S, kQuarter, kCount>(square + i, kQuarter);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < kCount; i += kQuarter) {
+        riffle<S, 1, kQuarter>(square + i, 1);
+    }
+}
+
+// Columns of what add_outer writes: whole vectors.
+template <typename S>
+int64_t outer_stride(int64_t columns) {
+    return round_up(columns, Lanes<S>::kWidth);
+}
+
+// Elements of some panels by pixels.
+template <typename S>
+int64_t turned_size(int64_t panels, int64_t channels) {
+    return panels * Lanes<S>::kWidth * outer_stride<S>(channels);
+}
+
+// Panels [channels][kWidth pixels] as [channels / kWidth][pixels][kWidth channels], a factor of
+// add_outer. What the lanes beyond the last channel hold is of no meaning.
+template <typename S>
+void by_pixels(const S* panels, int64_t stride, int64_t channels, int64_t count, S* out) {
+    using L = Lanes<S>;
+    for (int64_t d = 0; d < channels; d += L::kWidth) {
+        for (int64_t j = 0; j < count; ++j, out += L::kWidth * L::kWidth) {
+            for (int64_t part = 0; part < 4; ++part) {
+                const int64_t pixel = part / 2 * L::kCount, shift = part % 2 * L::kCount;
+                lanes_t<S> square[L::kCount];
+#pragma GCC unroll 16
+                for (int64_t i = 0; i < L::kCount; ++i) {
+                    const int64_t channel = std::min(d + shift + i, channels - 1);
+                    square[i] = load<S>(panels + j * stride + channel * L::kWidth + pixel);
+                }
+                transpose<S>(square);
+#pragma GCC unroll 16
+                for (int64_t i = 0; i < L::kCount; ++i) {
+                    store<S>(out + (pixel + i) * L::kWidth + shift, square[i]);
                 }
             }
-            for (int64_t q = 0; q < kLeft && o + q < rows; ++q) {
-                S* const to = out + (o + q) * out_stride + d;
-                if (d + kRight <= columns) {
-                    add_sums<S>(sum[q], to);
-                    continue;
-                }
-                S some[kRight] = {};
-                add_sums<S>(sum[q], some);
-                for (int64_t r = 0; d + r < columns; ++r) {
-                    to[r] += some[r];
-                }
+        }
+    }
+}
+
+// The features of all tiles by pixels, one tile after the other, if the batch shares them.
+template <typename S>
+std::vector<S> shared_by_pixels(const ChainSizes<S>& sizes) {
+    const std::vector<S> panels = sizes.shared_inputs();
+    const int64_t channels = sizes.depths[0], stride = panel_stride<S>(channels);
+    const int64_t all = panels.empty() ? 0 : panels_of<S>(sizes.pixels);
+    std::vector<S> turned(turned_size<S>(all, channels));
+    for (int64_t at = 0; at < all; at += sizes.tile_panels) {
+        const int64_t count = std::min(sizes.tile_panels, all - at);
+        S* const to = turned.data() + turned_size<S>(at, channels);
+        by_pixels(panels.data() + at * stride, stride, channels, count, to);
+    }
+    return turned;
+}
+
+// out [kCount][kWidth] = (or +=) the sum over pixels of kCount channels of a panel times kWidth of
+// by_pixels.
+template <typename S, int kCount>
+__attribute__((noinline)) void outer_rows(
+    int64_t panels, const S* left, int64_t left_stride, const S* right, bool adds, S* out,
+    int64_t out_stride) {
+    using L = Lanes<S>;
+    typename L::vector sum[kCount][2] = {};
+    for (int64_t j = 0; j < panels; ++j, left += left_stride) {
+        for (int64_t pixel = 0; pixel < L::kWidth; ++pixel, right += L::kWidth) {
+            const typename L::vector first = in_register(load<S>(right));
+            const typename L::vector second = in_register(load<S>(right + L::kCount));
+#pragma GCC unroll 16
+            for (int q = 0; q < kCount; ++q) {
+                const S factor = left[q * L::kWidth + pixel];
+                sum[q][0] += factor * first;
+                sum[q][1] += factor * second;
             }
+        }
+    }
+#pragma GCC unroll 16
+    for (int q = 0; q < kCount; ++q) {
+        S* const to = out + q * out_stride;
+        if (adds) {
+            sum[q][0] += load<S>(to);
+            sum[q][1] += load<S>(to + L::kCount);
+        }
+        store<S>(to, sum[q][0]);
+        store<S>(to + L::kCount, sum[q][1]);
+    }
+}
+
+// out[o, d] = (or +=) the sum over pixels of left[o] right[d]. Left in panels, whose pixels beyond
+// an image are 0, right from by_pixels; rows of out are outer_stride apart.
+template <typename S>
+void add_outer(
+    int64_t rows, int64_t columns, int64_t panels, const S* left, int64_t left_stride,
+    const S* right, bool adds, S* out) {
+    using L = Lanes<S>;
+    const int64_t stride = outer_stride<S>(columns);
+    for (int64_t d = 0; d < columns; d += L::kWidth, right += panels * L::kWidth * L::kWidth) {
+        int64_t o = 0;
+        for (; o + kRows <= rows; o += kRows) {
+            outer_rows<S, kRows>(panels, left + o * L::kWidth, left_stride, right, adds,
+                                 out + o * stride + d, stride);
+        }
+        for (; o + 2 <= rows; o += 2) {
+            outer_rows<S, 2>(panels, left + o * L::kWidth, left_stride, right, adds,
+                             out + o * stride + d, stride);
+        }
+        if (o < rows) {
+            outer_rows<S, 1>(panels, left + o * L::kWidth, left_stride, right, adds,
+                             out + o * stride + d, stride);
         }
     }
 }

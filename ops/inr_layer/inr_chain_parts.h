@@ -243,17 +243,14 @@ struct ChainTaps {
         }
     }
 
-    // row += the same transposed.
-    void add_back(const S* in, S* row) const {
-        if (count == 1) {
+    // lines [h, W] += a row of the grid, as rows of the lattice are read.
+    void spread(int64_t y, const S* in, S* lines) const {
+        for (int64_t t = 0; t < count; ++t) {
+            S* const line = lines + row(y, t) * width;
+            const S share = row_share(y, t);
             for (int64_t x = 0; x < width; ++x) {
-                row[col_index[x]] += in[x];
+                line[x] += share * in[x];
             }
-            return;
-        }
-        for (int64_t x = 0; x < width; ++x) {
-            row[col_index[2 * x]] += col_weight[2 * x] * in[x];
-            row[col_index[2 * x + 1]] += col_weight[2 * x + 1] * in[x];
         }
     }
 };
