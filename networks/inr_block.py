@@ -24,9 +24,9 @@ from networks.fourier import (
 )
 from networks.layers import FullyConnectedLayer, block_dtype
 from networks.levels import GridLevel, PointLevel
-from ops.fmm import fmm
 from ops.inr_block import inr_block
 from ops.inr_layer import CoordFeatures
+from ops.inr_weights import inr_weights
 
 NUM_PREDICTED_ROWS = 64
 
@@ -75,29 +75,38 @@ class INRLayer(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_channels))
         self.affine = FullyConnectedLayer(w_dim, (in_channels + out_channels) * rank)
 
-    def forward(self, w: Tensor) -> Tensor:
-        """Composes the weights [N, out_channels, in_channels] for w [N, w_dim]."""
-        a, b = self.affine(w).split(
-            [self.out_channels * self.rank, self.in_channels * self.rank], 1
-        )
-        a = a.unflatten(1, (self.out_channels, self.rank))
-        b = b.unflatten(1, (self.rank, self.in_channels))
-        return fmm(self.weight, a, b, self.fmm_activation)
-
 
 class INRToRGB(nn.Module):
     """StyleGAN2's to-RGB as weights: modulated 1x1, no demodulation, no activation."""
 
     def __init__(self, in_channels: int, img_channels: int, w_dim: int) -> None:
         super().__init__()
-        self.weight_gain = in_channels**-0.5
         self.weight = nn.Parameter(torch.randn(img_channels, in_channels))
         self.bias = nn.Parameter(torch.zeros(img_channels))
         self.affine = FullyConnectedLayer(w_dim, in_channels, bias_init=1)
 
-    def forward(self, w: Tensor) -> Tensor:
-        """Composes the weights [N, img_channels, in_channels] for w [N, w_dim]."""
-        return self.weight * (self.affine(w) * self.weight_gain)[:, None, :]
+
+def block_weights(
+    ws: Tensor, layers: Sequence[nn.Module], torgb: nn.Module
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Composes the weights of a block's layers and to-RGB.
+
+    Args:
+        ws: [N, layers + 1, w_dim].
+        layers: Modules with `weight` [O, I] or [O, I, 1, 1], `affine` and `fmm_activation`.
+        torgb: The same for to-RGB.
+
+    Returns:
+        Per layer [N, O, I], and [N, C, O].
+    """
+    return inr_weights(
+        ws,
+        [layer.weight.flatten(1) for layer in layers],
+        [(layer.affine.weight, layer.affine.bias) for layer in layers],
+        torgb.weight.flatten(1),
+        (torgb.affine.weight, torgb.affine.bias),
+        layers[0].fmm_activation,
+    )
 
 
 class INRBlock(nn.Module):
@@ -164,8 +173,7 @@ class INRBlock(nn.Module):
         if self.num_predicted:
             predicted = self.predict(ws[:, 0]).unflatten(1, (self.num_predicted, -1))
             rows, phase = predicted[:, :, :-1] * PREDICTED_ROWS_SCALE, predicted[:, :, -1]
-        layers = tuple(layer(w) for layer, w in zip(self.layers, ws.unbind(1)))
-        return INRBlockWeights(layers, self.torgb(ws[:, -1]), rows, phase)
+        return INRBlockWeights(*block_weights(ws, self.layers, self.torgb), rows, phase)
 
     def forward(
         self,

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from ops.affine import affine
 from ops.bias_act import activation_funcs, bias_act
 from ops.conv_layer import conv_layer
 from ops.upfirdn2d import setup_filter
@@ -136,10 +137,6 @@ def conv_weight(
     return weight.to(memory_format=layout)
 
 
-# Entries of a weight from which on reading it takes longer than multiplying with it on a CPU.
-_LARGE_WEIGHT = 2**20
-
-
 class FullyConnectedLayer(nn.Module):
     """act(x W^T + b) with W = weight * lr_multiplier / sqrt(in), b = bias * lr_multiplier.
 
@@ -178,23 +175,9 @@ class FullyConnectedLayer(nn.Module):
             bias = bias.to(x.dtype)
             if self.bias_gain != 1:
                 bias = bias * self.bias_gain
-        if x.device.type == "cpu":
-            # There most of the time goes into reading weights: the gain goes to x, which is less.
-            x = x * self.weight_gain
-        else:
-            weight = weight * self.weight_gain
-        if x.device.type == "cpu" and x.ndim == 2 and weight.numel() >= _LARGE_WEIGHT:
-            # W x^T runs at the speed of memory; x W^T takes four times as long for a few rows.
-            if bias is None:
-                y = weight @ x.t()
-            else:
-                y, bias = torch.addmm(bias[:, None], weight, x.t()), None
-            y = y.t().contiguous()
-            return y if self.activation == "linear" else bias_act(y, act=self.activation)
-        if self.activation == "linear" and bias is not None:
-            return torch.addmm(bias, x, weight.t())
-        y = x @ weight.t()
-        return bias_act(y, bias, act=self.activation)
+        if self.activation == "linear":
+            return affine(x, weight, bias, self.weight_gain)
+        return bias_act(affine(x, weight, None, self.weight_gain), bias, act=self.activation)
 
     def extra_repr(self) -> str:
         """Sizes and activation, for print(module)."""

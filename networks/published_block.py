@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from networks.inr_block import block_weights
 from networks.layers import FullyConnectedLayer, block_dtype, conv_weight, resample_taps
 from networks.levels import GridLevel, PointLevel
 from networks.published_config import PublishedSettings, published_settings
 from networks.published_fields import PublishedCoordFuser
-from ops.fmm import fmm
 from ops.inr_block import inr_block
 from ops.inr_layer import inr_layer, lattice_upsample
 
@@ -96,15 +96,6 @@ class PublishedLayer(nn.Module):
         self.register_buffer("resample_filter", resample_taps(_RESAMPLE_FILTER))
         self.affine = FullyConnectedLayer(w_dim, (in_channels + out_channels) * rank)
 
-    def forward(self, w: Tensor) -> Tensor:
-        """Composes the weights [N, out_channels, in_channels] for w [N, w_dim]."""
-        left, right = self.affine(w).split(
-            [self.out_channels * self.rank, self.in_channels * self.rank], dim=1
-        )
-        left = left.unflatten(1, (self.out_channels, self.rank))
-        right = right.unflatten(1, (self.rank, self.in_channels))
-        return fmm(self.weight[:, :, 0, 0], left, right, self.fmm_activation)
-
 
 class PublishedToRGB(nn.Module):
     """StyleGAN2's to-RGB as weights: modulated 1x1, no demodulation, no activation."""
@@ -115,14 +106,9 @@ class PublishedToRGB(nn.Module):
         super().__init__()
         self.in_channels = in_channels
         self.conv_clamp = conv_clamp
-        self.weight_gain = in_channels**-0.5
         self.weight = nn.Parameter(conv_weight(img_channels, in_channels, 1))
         self.bias = nn.Parameter(torch.zeros(img_channels))
         self.affine = FullyConnectedLayer(w_dim, in_channels, bias_init=1)
-
-    def forward(self, w: Tensor) -> Tensor:
-        """Composes the weights [N, img_channels, in_channels] for w [N, w_dim]."""
-        return self.weight[:, :, 0, 0] * (self.affine(w) * self.weight_gain)[:, None, :]
 
 
 class PublishedCoordsInput(nn.Module):
@@ -233,15 +219,14 @@ class PublishedBlock(nn.Module):
             ws: [N, num_conv + num_torgb, w_dim].
         """
         fuser = self.fuser()
-        layers = [layer(w) for layer, w in zip(self.layers(), ws.unbind(1))]
+        composed, rgb = block_weights(ws, self.layers(), self.torgb)
+        layers = list(composed)
         predicted = None
         if fuser is not None:
             predicted = fuser.predict(ws[:, 0])
             features, coords = layers[0].split([self.in_channels, fuser.total_dim], dim=2)
             layers[0] = torch.cat([features, fuser.arrange(coords)], dim=2)
-        return PublishedBlockWeights(
-            tuple(layers), self.torgb(ws[:, -1]), predicted, (None,) * len(layers)
-        )
+        return PublishedBlockWeights(tuple(layers), rgb, predicted, (None,) * len(layers))
 
     def forward(
         self,

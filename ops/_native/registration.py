@@ -36,6 +36,7 @@ def register_native(
     header: str | None = None,
     cpu_sources: Sequence[str] = (),
     cuda_sources: Sequence[str] = (),
+    also_read: Sequence[str] = (),
     dtypes: Sequence[torch.dtype] = (torch.float32, torch.float64, torch.bfloat16),
     cuda_dtypes: Sequence[torch.dtype] = (torch.float32, torch.float16, torch.bfloat16),
     unsupported: Callable[[Sequence[Tensor]], list[str]] = lambda tensors: [],
@@ -48,6 +49,7 @@ def register_native(
         header: The same, if there is only one.
         cpu_sources: C++ sources for CPU tensors; none = no such kernel.
         cuda_sources: CUDA sources; none = no such kernel.
+        also_read: Further files that the sources include, relative to the op's folder.
         dtypes: What the CPU kernel computes in.
         cuda_dtypes: What the CUDA kernel computes in.
         unsupported: Further reasons why tensors cannot be handled, one sentence each.
@@ -59,7 +61,9 @@ def register_native(
             _dispatch.register_kernel(
                 op,
                 impl,
-                functools.partial(build_library, op, tuple(sources), described),
+                functools.partial(
+                    build_library, op, tuple(sources), described, also_read=tuple(also_read)
+                ),
                 missing=functools.partial(
                     custom_ops.missing_tools, uses_cuda=impl == "cuda", uses_python=False
                 ),
@@ -85,7 +89,7 @@ def build_library(
         sources: Its `.cpp` or `.cu` files.
         headers: Its headers with declarations.
         name: Name of the library; None = after the op and the device.
-        also_read: Further files that the sources include.
+        also_read: Further files that the sources include, relative to the op's folder.
         build_kwargs: Further arguments of `torch_utils.custom_ops.get_library`.
 
     Raises:

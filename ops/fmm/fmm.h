@@ -41,8 +41,10 @@ struct FmmParams {
     int64_t a_row_stride;     // between rows of a
     int64_t b_image_stride;   // between images of b
     int64_t b_row_stride;     // between rows of b
-    int64_t grad_image_stride;  // between images of grad_out
-    int64_t grad_row_stride;  // between rows of grad_out
+    int64_t grad_image_stride;    // between images of grad_out
+    int64_t grad_row_stride;      // between rows of grad_out
+    int64_t grad_a_image_stride;  // between images of grad_a; CPU only
+    int64_t grad_b_image_stride;  // between images of grad_b; CPU only
     int64_t chunk;            // rows whose share of grad_b is summed in one go
     int64_t splits;           // parts of the batch whose grad_weight is summed in one go, 1 to n
     int64_t tensor_cores;     // 1 = the device multiplies bfloat16 matrices; CUDA only

@@ -131,6 +131,7 @@ def backward(
     fields = _fields(weight, a, b, activation, grad.dtype)
     fields["grad_out"] = grad
     fields["grad_image_stride"], fields["grad_row_stride"] = grad.stride()[:2]
+    fields["grad_a_image_stride"], fields["grad_b_image_stride"] = rows * rank, rank * columns
     fields["chunk"], fields["splits"] = chunk, splits
     results = []
     for name, tensor, needed in zip(_GRADIENTS, (weight, a, b), wanted):

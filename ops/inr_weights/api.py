@@ -1,0 +1,102 @@
+"""Public face of the op `inr_weights`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ops import _dispatch
+from ops._native import register_native
+from ops.inr_weights import autograd, kernels, reference
+
+register_native(
+    "inr_weights",
+    cpu_sources=("inr_weights_cpu.cpp", "inr_weights_bwd_cpu.cpp"),
+    also_read=("../fmm/fmm.h", "../fmm/fmm_rows.h", "../fmm/fmm_gradients.h"),
+    dtypes=(torch.float32, torch.float64),
+    unsupported=kernels.why_not,
+)
+
+
+def inr_weights(
+    ws: Tensor,  # [N, K + 1, D]
+    layers: Sequence[Tensor],  # K of [O, I]
+    affines: Sequence[tuple[Tensor, Tensor]],  # K of [(O + I) r, D] and [(O + I) r]
+    rgb: Tensor,  # [C, O]
+    rgb_affine: tuple[Tensor, Tensor],  # [O, D] and [O]
+    activation: str = "demod",
+    impl: str = "auto",
+) -> tuple[tuple[Tensor, ...], Tensor]:  # K of [N, O, I]; [N, C, O]
+    """Composes the weights of a block's layers and of its to-RGB from w.
+
+    With the styles s_k = w_k A_k^T / sqrt(D) + b_k: of a layer, s is its factors a [O, r] and
+    b [r, I], and its weight is that of `ops.fmm.fmm` (INR-GAN, section 3.2). To-RGB is
+    rgb * s / sqrt(O) (StyleGAN2, without demodulation).
+
+    On a CPU all layers run as one kernel forward and one backward.
+
+    Gradients: 1st order by the kernel where it runs, higher ones composed of `affine` and `fmm`.
+
+    Args:
+        ws: One w per layer, then that of to-RGB; floating point.
+        layers: Shared weights, of the same dtype.
+        affines: Per layer A and b; their rows tell the rank r.
+        rgb: Shared weight of to-RGB; O is that of the last layer.
+        rgb_affine: A and b of to-RGB.
+        activation: A name of `ops.fmm.FMM_ACTIVATIONS`.
+        impl: "auto", "ref" or "cpp", see `ops._dispatch.choose`.
+
+    Returns:
+        Weights of the layers, and of to-RGB.
+
+    Raises:
+        ValueError: If the shapes do not fit each other or the activation is unknown.
+        RuntimeError: impl="cpp", and the kernel does not take the call.
+    """
+    _check_shapes(ws, layers, affines, rgb, rgb_affine)
+    if not _is_traced():
+        tensors = kernels.flat(ws, layers, affines, rgb, rgb_affine)
+        chosen, _reasons = _dispatch.choose("inr_weights", tensors, impl)
+        if chosen == "cpp":
+            return autograd.native_weights(tensors, activation)
+    elif impl == "cpp":
+        raise RuntimeError("inr_weights: impl='cpp' cannot run under autocast or torch.compile")
+    impl = "auto" if impl == "cpp" else impl
+    return reference.inr_weights(ws, layers, affines, rgb, rgb_affine, activation, impl)
+
+
+def _is_traced() -> bool:
+    """Whether PyTorch's operations are to be seen one by one."""
+    return torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu")
+
+
+def _check_shapes(
+    ws: Tensor,
+    layers: Sequence[Tensor],
+    affines: Sequence[tuple[Tensor, Tensor]],
+    rgb: Tensor,
+    rgb_affine: tuple[Tensor, Tensor],
+) -> None:
+    count = len(layers)
+    if count == 0 or len(affines) != count or ws.ndim != 3 or ws.shape[1] != count + 1:
+        raise ValueError(
+            f"inr_weights needs one w per layer and one of to-RGB, ws [N, K + 1, D], got "
+            f"{list(ws.shape)} for {count} layers and {len(affines)} affine maps"
+        )
+    width = ws.shape[2]
+    for weight, (matrix, bias) in zip(layers, affines):
+        rank, rest = divmod(bias.numel(), sum(weight.shape)) if weight.ndim == 2 else (0, 0)
+        if rank < 1 or rest or tuple(matrix.shape) != (bias.shape[0], width) or bias.ndim != 1:
+            raise ValueError(
+                f"inr_weights: an affine map {list(matrix.shape)}, {list(bias.shape)} of w "
+                f"[{width}] does not produce the factors of a weight {list(weight.shape)}"
+            )
+    channels = layers[-1].shape[0]
+    shapes = [tuple(tensor.shape) for tensor in (rgb, *rgb_affine)]
+    if rgb.ndim != 2 or shapes[1:] != [(channels, width), (channels,)] or rgb.shape[1] != channels:
+        raise ValueError(
+            f"inr_weights: to-RGB of {channels} channels and w [{width}] needs [C, {channels}], "
+            f"[{channels}, {width}] and [{channels}], got {', '.join(str(list(s)) for s in shapes)}"
+        )

@@ -1,0 +1,157 @@
+"""The kernels of `inr_weights` as functions of tensors: which calls they take, sizes, results.
+
+They are declared in `inr_weights.h`; nothing here is differentiable, see `autograd.py` for that.
+Tensors come as one list: ws, weights of layers, their affine matrices, their affine biases, to-RGB's
+weight, matrix and bias.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ops import _dispatch
+from ops.fmm.reference import FMM_ACTIVATIONS
+
+_MAX_LAYERS = 4
+_WIDTH = 32
+"""Values of w come in as many as the widest vectors hold twice."""
+
+_CODES = {name: code for code, name in enumerate(FMM_ACTIVATIONS)}
+
+
+def flat(
+    ws: Tensor,
+    layers: Sequence[Tensor],
+    affines: Sequence[tuple[Tensor, Tensor]],
+    rgb: Tensor,
+    rgb_affine: tuple[Tensor, Tensor],
+) -> list[Tensor]:
+    """The tensors of a call in the order of this module."""
+    matrices = [matrix for matrix, _bias in affines]
+    biases = [bias for _matrix, bias in affines]
+    return [ws, *layers, *matrices, *biases, rgb, *rgb_affine]
+
+
+def grouped(
+    tensors: Sequence[Any],
+) -> tuple[Any, Sequence[Any], list[tuple[Any, Any]], Any, tuple[Any, Any]]:
+    """The arguments of `flat`."""
+    count = (len(tensors) - 4) // 3
+    ws, rgb, *rgb_affine = tensors[0], *tensors[-3:]
+    layers, matrices, biases = (tensors[1 + k * count : 1 + (k + 1) * count] for k in range(3))
+    return ws, layers, list(zip(matrices, biases)), rgb, tuple(rgb_affine)
+
+
+def why_not(tensors: Sequence[Tensor]) -> list[str]:
+    """Why the kernel does not take these tensors, one sentence each; empty if it does."""
+    if not tensors:
+        return []
+    ws, layers, affines, _rgb, _rgb_affine = grouped(tensors)
+    reasons = []
+    if len({tensor.dtype for tensor in tensors}) > 1:
+        reasons.append("the tensors have several dtypes")
+    if len(layers) > _MAX_LAYERS:
+        reasons.append(f"it takes up to {_MAX_LAYERS} layers")
+    if ws.shape[2] % _WIDTH:
+        reasons.append(f"{ws.shape[2]} values of w are no multiple of {_WIDTH}")
+    ranks = {bias.shape[0] // sum(weight.shape) for weight, (_, bias) in zip(layers, affines)}
+    if len(ranks) > 1:
+        reasons.append("the layers have several ranks")
+    if any(tensor.numel() == 0 for tensor in tensors):
+        reasons.append("a tensor is empty")
+    return reasons
+
+
+def forward(tensors: Sequence[Tensor], activation: str) -> tuple[list[Tensor], Tensor]:
+    """Weights of layers and of to-RGB, and the styles [N, S] that the backward reads."""
+    ws, layers, _affines, rgb, _rgb_affine = grouped(tensors)
+    batch = ws.shape[0]
+    results = [ws.new_empty((batch, *weight.shape)) for weight in (*layers, rgb)]
+    size = sum(bias.shape[0] for bias in tensors[-3 - len(layers) : -3]) + rgb.shape[1]
+    styles = ws.new_empty((batch, size))
+    names = [f"out{k}" for k in range(len(layers))]
+    _call(
+        "inr_weights_forward",
+        tensors,
+        activation,
+        styles=styles,
+        out_rgb=results[-1],
+        **dict(zip(names, results)),
+    )
+    return results, styles
+
+
+def backward(
+    grads: Sequence[Tensor],
+    styles: Tensor,
+    tensors: Sequence[Tensor],
+    activation: str,
+    wanted: Sequence[bool],
+) -> list[Tensor | None]:
+    """Gradients of the tensors, None where they are not wanted.
+
+    Args:
+        grads: Gradients of the weights of layers and of to-RGB.
+        styles: As `forward` gave them.
+        tensors, activation: As for `forward`.
+        wanted: Which of the tensors are.
+    """
+    found = [torch.empty(t.shape, dtype=t.dtype) if want else None for t, want in zip(tensors, wanted)]
+    of_ws, of_layers, of_affines, of_rgb, of_rgb_affine = grouped(found)
+    *of_results, of_rgb_result = (grad.contiguous() for grad in grads)
+    fields: dict[str, Any] = {}
+    for k, (grad, of_layer, of_affine) in enumerate(zip(of_results, of_layers, of_affines)):
+        fields |= {f"grad_out{k}": grad, f"grad_weight{k}": of_layer}
+        fields[f"grad_affine{k}"], fields[f"grad_affine_bias{k}"] = of_affine
+    _call(
+        "inr_weights_backward",
+        tensors,
+        activation,
+        styles=styles,
+        grad_styles=torch.empty_like(styles),
+        grad_out_rgb=of_rgb_result,
+        grad_ws=of_ws,
+        grad_rgb=of_rgb,
+        grad_rgb_affine=of_rgb_affine[0],
+        grad_rgb_affine_bias=of_rgb_affine[1],
+        **fields,
+    )
+    return found
+
+
+def _call(function: str, tensors: Sequence[Tensor], activation: str, **results: Any) -> None:
+    ws, layers, affines, rgb, rgb_affine = grouped(tensors)
+    ws = ws if ws.stride(2) == 1 else ws.contiguous()
+    fields: dict[str, Any] = {}
+    for k, (weight, (matrix, bias)) in enumerate(zip(layers, affines)):
+        fields[f"weight{k}"] = weight.contiguous()
+        fields[f"affine{k}"], fields[f"affine_bias{k}"] = matrix.contiguous(), bias.contiguous()
+        fields[f"o{k}"], fields[f"i{k}"] = weight.shape
+    rank = affines[0][1].shape[0] // sum(layers[0].shape)
+    _dispatch.kernel_module("inr_weights", "cpp").call(
+        function,
+        ws=ws,
+        rgb=rgb.contiguous(),
+        rgb_affine=rgb_affine[0].contiguous(),
+        rgb_affine_bias=rgb_affine[1].contiguous(),
+        layers=len(layers),
+        dtype=ws.dtype,
+        n=ws.shape[0],
+        d=ws.shape[2],
+        r=rank,
+        colours=rgb.shape[0],
+        activation=_CODES[activation],
+        ws_image_stride=ws.stride(0),
+        ws_layer_stride=ws.stride(1),
+        threads=torch.get_num_threads(),
+        affine_gain=ws.shape[2] ** -0.5,
+        scale=1 / math.sqrt(rank) if FMM_ACTIVATIONS[activation] else 1.0,
+        rgb_gain=rgb.shape[1] ** -0.5,
+        **fields,
+        **results,
+    )
