@@ -1,4 +1,4 @@
-"""`affine` by the matrix product that suits the device (portable: runs from a snapshot's source)."""
+"""`affine` by the product that suits the device (portable: runs from the source in a snapshot)."""
 
 from __future__ import annotations
 

@@ -151,6 +151,10 @@ void pack_transposed(const S* weight, int64_t stride, int64_t rows, int64_t colu
         const int64_t count = std::min<int64_t>(kRows, columns - i);
         for (int64_t o = 0; o < rows; ++o, packed += kRows) {
             const S* from = weight + o * stride + i;
+            if (count == kRows) {
+                std::memcpy(packed, from, kRows * sizeof(S));
+                continue;
+            }
             for (int64_t r = 0; r < kRows; ++r) {
                 packed[r] = r < count ? from[r] : S(0);
             }

@@ -7,10 +7,12 @@
 // next product's input: nothing is rearranged in between. Its inner kernel keeps kRows x kWidth
 // sums in registers, as large as they allow.
 
+#include <algorithm>
 #include <cstdint>
 #include <limits>
 
 #include "../_native/lanes.h"
+#include "../_native/transpose.h"
 
 namespace inr {
 
@@ -82,11 +84,26 @@ inline int64_t round_up(int64_t value, int64_t step) { return (value + step - 1)
 template <typename T, typename S>
 void pack_weight(
     const T* weight, int64_t row_stride, int64_t rows, int64_t panel, int64_t depth, S* packed) {
-    for (int64_t i = 0; i < kRows; ++i) {
-        const int64_t row = panel * kRows + i;
-        const T* from = weight + row * row_stride;
-        for (int64_t k = 0; k < depth; ++k) {
-            packed[k * kRows + i] = row < rows ? to_sum(from[k]) : S(0);
+    using L = Lanes<S>;
+    const T* const from = weight + panel * kRows * row_stride;
+    const int64_t count = std::min<int64_t>(kRows, rows - panel * kRows);
+    int64_t k = 0;
+    if constexpr (kRows <= L::kCount) {
+        // Squares of columns. A vector is longer than kRows: the next column overwrites its end.
+        for (; k + L::kCount < depth; k += L::kCount) {
+            lanes_t<S> square[L::kCount] = {};
+            for (int64_t i = 0; i < count; ++i) {
+                square[i] = load<S>(from + i * row_stride + k);
+            }
+            transpose<S>(square);
+            for (int64_t j = 0; j < L::kCount; ++j) {
+                store<S>(packed + (k + j) * kRows, square[j]);
+            }
+        }
+    }
+    for (; k < depth; ++k) {
+        for (int64_t i = 0; i < kRows; ++i) {
+            packed[k * kRows + i] = i < count ? to_sum(from[i * row_stride + k]) : S(0);
         }
     }
 }
@@ -104,9 +121,9 @@ void pack_pixels(
             const int64_t left = pixels - (panel + j) * width;
             S* lanes = out + j * stride + k * width;
             if (left >= width) {
-                for (int64_t lane = 0; lane < width; ++lane) {
-                    lanes[lane] = to_sum(plane[j * width + lane]);
-                }
+                constexpr int64_t half = Lanes<S>::kCount;
+                store<S>(lanes, load<S>(plane + j * width));
+                store<S>(lanes + half, load<S>(plane + j * width + half));
                 continue;
             }
             for (int64_t lane = 0; lane < width; ++lane) {
@@ -128,15 +145,30 @@ void unpack_pixels(
             const int64_t left = pixels - (panel + j) * width;
             const S* lanes = panels_in + j * stride + k * width;
             if (left >= width) {
-                for (int64_t lane = 0; lane < width; ++lane) {
-                    from_sum(lanes[lane], plane[j * width + lane]);
-                }
+                constexpr int64_t half = Lanes<S>::kCount;
+                store<S>(plane + j * width, load<S>(lanes));
+                store<S>(plane + j * width + half, load<S>(lanes + half));
                 continue;
             }
             for (int64_t lane = 0; lane < left; ++lane) {
                 from_sum(lanes[lane], plane[j * width + lane]);
             }
         }
+    }
+}
+
+// lanes[0 .. count) += terms + term.
+template <typename S>
+void add_to_lanes(const S* terms, S term, int64_t count, S* lanes) {
+    using L = Lanes<S>;
+    if (count == L::kWidth) {
+        for (int64_t lane = 0; lane < L::kWidth; lane += L::kCount) {
+            store<S>(lanes + lane, load<S>(lanes + lane) + (term + load<S>(terms + lane)));
+        }
+        return;
+    }
+    for (int64_t lane = 0; lane < count; ++lane) {
+        lanes[lane] += term + terms[lane];
     }
 }
 

@@ -47,9 +47,18 @@ struct Chain {
     int64_t context_weight_at;
     int64_t context_at;
     int64_t image_size;
-    int64_t tile_size;  // elements of one thread's two buffers
+    int64_t tile_size;  // elements of one thread's buffers: inputs and outputs, shared inputs
+    int64_t shared_at;  // where the latter are
+    LatticeReader<S> reader;        // of the context
+    LatticeReader<S> image_reader;  // of the image below
 
-    explicit Chain(const InrTilesParams& params) : p(params) {
+    explicit Chain(const InrTilesParams& params)
+        : p(params),
+          has_context(p.x != nullptr && p.taps > 0),
+          low_row_panels(panels_of(p.low_width)),
+          reader(grid_taps(), context_layout(), has_context ? p.width : 0),
+          image_reader(grid_taps(), {p.low_width, 0, p.low_height * p.low_width},
+                       p.img != nullptr && p.taps > 0 ? p.width : 0) {
         const void* all_weights[] = {p.weight0, p.weight1, p.weight2, p.weight3};
         const void* all_biases[] = {p.bias0, p.bias1, p.bias2, p.bias3};
         const int64_t strides[] = {p.bias_stride0, p.bias_stride1, p.bias_stride2, p.bias_stride3};
@@ -61,7 +70,6 @@ struct Chain {
             outs[k] = all_outs[k];
             depths[k] = k > 0 ? all_outs[k - 1] : 0;
         }
-        has_context = p.x != nullptr && p.taps > 0;
         depths[0] = (has_context ? 0 : p.in_channels) + p.shared_channels + p.own_channels;
         const S limit = p.clamp < 0 ? std::numeric_limits<S>::infinity() : S(p.clamp);
         act = {S(p.slope), S(p.gain), limit};
@@ -69,7 +77,6 @@ struct Chain {
     }
 
     void measure() {
-        low_row_panels = panels_of(p.low_width);
         int64_t widest = depths[0] + 1, size = 0;
         for (int64_t k = 0; k < p.layers; ++k) {
             const int64_t rows = round_up(outs[k], kRows);
@@ -95,7 +102,8 @@ struct Chain {
         const int64_t budget = bytes / int64_t(sizeof(S)) / L::kWidth;
         tile_panels = std::max<int64_t>(1, budget / (2 * widest));
         low_tile_panels = std::max<int64_t>(1, budget / (p.in_channels + rows));
-        tile_size = 2 * widest * tile_panels * L::kWidth;
+        shared_at = 2 * widest * tile_panels * L::kWidth;
+        tile_size = shared_at + (shares_inputs() ? tile_panels * apart(depths[0]) : 0);
         tile_size = std::max(tile_size, (p.in_channels + 1 + rows) * low_tile_panels * L::kWidth);
     }
 
@@ -122,11 +130,16 @@ struct Chain {
             }
             const int64_t all = panels_of(pixels());
             const int64_t jobs = round_up(all, tile_panels) / tile_panels;
+            std::vector<int64_t> packed(p.threads, -1);  // shared inputs that a thread has
             parallel_for(count * jobs, p.threads, [&](int64_t job, int64_t thread) {
                 // Neighbouring jobs are the same tile of all images: they share the features.
                 const int64_t n = job % count, panel = job / count * tile_panels;
                 const int64_t panels = std::min(tile_panels, all - panel);
                 S* const buffer = tiles + thread * tile_size;
+                if (shares_inputs() && packed[thread] != panel) {
+                    pack_inputs(0, panel, panels, apart(depths[0]), buffer + shared_at);
+                    packed[thread] = panel;
+                }
                 tile(first + n, images + n * image_size, panel, panels, buffer);
             });
         }
@@ -140,6 +153,9 @@ struct Chain {
     static int64_t apart(int64_t channels) { return (channels + 1) * L::kWidth; }
 
     int64_t pixels() const { return p.height * p.width; }
+
+    // Whether the batch shares all that the first layer reads on the grid.
+    bool shares_inputs() const { return depths[0] > 0 && depths[0] == p.shared_channels; }
 
     static int64_t panels_of(int64_t pixels) { return round_up(pixels, L::kWidth) / L::kWidth; }
 
@@ -208,13 +224,13 @@ struct Chain {
             stride, out, block, act);
         for (int64_t j = 0; !in_place && j < panels; ++j) {
             for_segments(panel + j, L::kWidth, p.low_height, p.low_width, [&](const Segment& at) {
-                S* const row = kept + at.y * low_row_panels * block;
+                // To one panel of the row, or the end of one and the start of the next.
+                const int64_t head = std::min(at.count, L::kWidth - at.x % L::kWidth);
+                S* const row = kept + (at.y * low_row_panels + at.x / L::kWidth) * block;
                 for (int64_t i = 0; i < block; i += L::kWidth) {
                     const S* lanes = out + j * block + i + at.lane;
-                    for (int64_t lane = 0; lane < at.count; ++lane) {
-                        const int64_t x = at.x + lane;
-                        row[x / L::kWidth * block + i + x % L::kWidth] = lanes[lane];
-                    }
+                    std::copy_n(lanes, head, row + i + at.x % L::kWidth);
+                    std::copy_n(lanes + head, at.count - head, row + block + i);
                 }
             });
         }
@@ -223,19 +239,23 @@ struct Chain {
     // All layers and to-RGB for some panels of one image.
     void tile(int64_t n, const S* image, int64_t panel, int64_t panels, S* buffer) const {
         S* in = buffer;
-        S* out = buffer + tile_size / 2;
+        S* out = buffer + shared_at / 2;
         const int64_t stride = apart(depths[0]);
-        pack_inputs(n, panel, panels, stride, in);
+        const S* inputs = buffer + shared_at;
+        if (!shares_inputs()) {
+            pack_inputs(n, panel, panels, stride, in);
+            inputs = in;
+        }
         const int64_t out_block = round_up(outs[0], kRows) * L::kWidth;
         const S* weight = image + weight_at[0];
         if (has_context || p.col_terms != nullptr || p.row_terms != nullptr) {
             start_first(n, image, panel, panels, out);
             multiply_tile<S, Start::kSum, Finish::kActivate>(
-                outs[0], depths[0], panels, weight, image, in, stride, out, out_block, act);
+                outs[0], depths[0], panels, weight, image, inputs, stride, out, out_block, act);
         } else {
             multiply_tile<S, Start::kBias, Finish::kActivate>(
-                outs[0], depths[0], panels, weight, image + bias_at[0], in, stride, out, out_block,
-                act);
+                outs[0], depths[0], panels, weight, image + bias_at[0], inputs, stride, out,
+                out_block, act);
         }
         for (int64_t k = 1; k < p.layers; ++k) {
             std::swap(in, out);
@@ -274,6 +294,11 @@ struct Chain {
         }
     }
 
+    LatticeLayout context_layout() const {
+        const int64_t block = round_up(p.out0, kRows) * L::kWidth;
+        return {low_row_panels * block, block, L::kWidth};
+    }
+
     GridTaps<S> grid_taps() const {
         return {p.taps,
                 static_cast<const int64_t*>(p.row_index),
@@ -286,7 +311,6 @@ struct Chain {
     void start_first(int64_t n, const S* image, int64_t panel, int64_t panels, S* out) const {
         const int64_t rows = round_up(outs[0], kRows);
         const int64_t block = rows * L::kWidth;
-        const LatticeLayout at = {low_row_panels * block, block, L::kWidth};
         const S* cols = static_cast<const S*>(p.col_terms);
         const S* lines = static_cast<const S*>(p.row_terms);
         const S zeros[L::kWidth] = {};
@@ -302,29 +326,15 @@ struct Chain {
                     const S line = lines == nullptr ? S(0) : lines[row * p.height + segment.y];
                     if (cols != nullptr) {
                         const S* col = cols + row * p.width + segment.x;
-                        add_lanes(col, line, segment.count, lanes + i * L::kWidth);
+                        add_to_lanes(col, line, segment.count, lanes + i * L::kWidth);
                     } else if (lines != nullptr) {
-                        add_lanes(zeros, line, segment.count, lanes + i * L::kWidth);
+                        add_to_lanes(zeros, line, segment.count, lanes + i * L::kWidth);
                     }
                 }
                 if (has_context) {
-                    const SegmentTaps<S> taps(grid_taps(), at, segment);
-                    taps.add(image + context_at, outs[0], L::kWidth, lanes);
+                    reader.add(segment, image + context_at, outs[0], L::kWidth, lanes);
                 }
             });
-        }
-    }
-
-    // lanes[0 .. count) += terms + term.
-    static void add_lanes(const S* terms, S term, int64_t count, S* lanes) {
-        if (count == L::kWidth) {
-            for (int64_t lane = 0; lane < L::kWidth; ++lane) {
-                lanes[lane] += term + terms[lane];
-            }
-            return;
-        }
-        for (int64_t lane = 0; lane < count; ++lane) {
-            lanes[lane] += term + terms[lane];
         }
     }
 
@@ -332,18 +342,20 @@ struct Chain {
     void write_image(int64_t n, int64_t panel, int64_t panels, S* colours) const {
         const int64_t stride = round_up(p.colours, kRows) * L::kWidth;
         const S* below = static_cast<const S*>(p.img);
-        const LatticeLayout low = {p.low_width, 0, p.low_height * p.low_width};
         for (int64_t j = 0; j < panels; ++j) {
             for_segments(panel + j, L::kWidth, p.height, p.width, [&](const Segment& segment) {
                 S* lanes = colours + j * stride + segment.lane;
                 const int64_t first = segment.y * p.width + segment.x;
                 if (below != nullptr && p.taps > 0) {
-                    const SegmentTaps<S> taps(grid_taps(), low, segment);
                     const int64_t image_below = n * p.colours * p.low_height * p.low_width;
-                    taps.add(below + image_below, p.colours, L::kWidth, lanes);
+                    image_reader.add(segment, below + image_below, p.colours, L::kWidth, lanes);
                 }
                 for (int64_t c = 0; c < p.colours; ++c) {
                     const int64_t at = (n * p.colours + c) * pixels() + first;
+                    if (segment.count == L::kWidth && (below == nullptr || p.taps > 0)) {
+                        std::copy_n(lanes + c * L::kWidth, L::kWidth, static_cast<S*>(p.image) + at);
+                        continue;
+                    }
                     for (int64_t lane = 0; lane < segment.count; ++lane) {
                         const S add = below != nullptr && p.taps == 0 ? below[at + lane] : S(0);
                         static_cast<S*>(p.image)[at + lane] = lanes[c * L::kWidth + lane] + add;

@@ -1,8 +1,8 @@
 """Gradients of `inr_weights` on the kernel.
 
 1st order: one kernel for all tensors, from the styles that the forward keeps. Where the backward
-pass itself is recorded (`create_graph=True`), the composition of `affine` and `fmm` takes its place:
-any order.
+pass itself is recorded (`create_graph=True`), the composition of `affine` and `fmm` takes its
+place: any order.
 """
 
 from __future__ import annotations
@@ -40,9 +40,7 @@ class InrWeights(torch.autograd.Function):
         return None, *composed_gradients(composed, tensors, wanted, grads)
 
 
-def native_weights(
-    tensors: Sequence[Tensor], activation: str
-) -> tuple[tuple[Tensor, ...], Tensor]:
+def native_weights(tensors: Sequence[Tensor], activation: str) -> tuple[tuple[Tensor, ...], Tensor]:
     """`inr_weights` by the kernel; recorded only where a gradient is wanted."""
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         results = InrWeights.apply(activation, *tensors)

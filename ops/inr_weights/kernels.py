@@ -1,7 +1,7 @@
 """The kernels of `inr_weights` as functions of tensors: which calls they take, sizes, results.
 
 They are declared in `inr_weights.h`; nothing here is differentiable, see `autograd.py` for that.
-Tensors come as one list: ws, weights of layers, their affine matrices, their affine biases, to-RGB's
+Tensors come as one list: ws, weights of layers, their affine matrices and biases, to-RGB's
 weight, matrix and bias.
 """
 
@@ -101,7 +101,9 @@ def backward(
         tensors, activation: As for `forward`.
         wanted: Which of the tensors are.
     """
-    found = [torch.empty(t.shape, dtype=t.dtype) if want else None for t, want in zip(tensors, wanted)]
+    found = [
+        torch.empty(t.shape, dtype=t.dtype) if want else None for t, want in zip(tensors, wanted)
+    ]
     of_ws, of_layers, of_affines, of_rgb, of_rgb_affine = grouped(found)
     *of_results, of_rgb_result = (grad.contiguous() for grad in grads)
     fields: dict[str, Any] = {}
