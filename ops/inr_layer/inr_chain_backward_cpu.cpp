@@ -20,7 +20,6 @@ struct Backward : ChainSizes<S> {
     using Base::low_panels;
 
     const ChainTaps<S> taps;
-    const ColumnReaders<S> readers;
     const std::vector<S> shared;  // by pixels, one tile after the other
     S* weight_grads[kMaxChain];
     int64_t num_sums;  // of biases
@@ -56,7 +55,7 @@ struct Backward : ChainSizes<S> {
     };
 
     explicit Backward(const InrChainParams& params)
-        : Base(params), taps(params), readers(params), shared(shared_by_pixels(*this)) {
+        : Base(params), taps(params), shared(shared_by_pixels(*this)) {
         void* const all[] = {p.grad_weight0, p.grad_weight1, p.grad_weight2, p.grad_weight3};
         num_sums = p.colours;
         for (int64_t k = 0; k < p.layers; ++k) {
@@ -274,6 +273,10 @@ struct Backward : ChainSizes<S> {
 
     // Adds the first layer's gradient to its sums over rows, over columns, and over taps of rows.
     void sum_planes(const Parts& parts, int64_t first, int64_t count, const S* grad) const {
+        if (this->rows_are_panels()) {
+            sum_panels(parts, first, count, grad);
+            return;
+        }
         const int64_t top = first / p.width, bottom = (first + count - 1) / p.width + 1;
         const int64_t size = (bottom - top) * p.width, shift = first - top * p.width;
         to_planes(grad, panel_stride<S>(outs[0]), outs[0], count, size, parts.band + shift);
@@ -281,16 +284,9 @@ struct Backward : ChainSizes<S> {
             S* const band = parts.band + o * size;
             std::fill_n(band, shift, S(0));
             std::fill_n(band + shift + count, size - shift - count, S(0));
-            S* const col = parts.cols + o * p.width;
             for (int64_t y = top; y < bottom; ++y) {
                 const S* const row = band + (y - top) * p.width;
-                S sum = 0;
-#pragma omp simd reduction(+ : sum)
-                for (int64_t x = 0; x < p.width; ++x) {
-                    col[x] += row[x];
-                    sum += row[x];
-                }
-                parts.rows[o * p.height + y] += sum;
+                parts.rows[o * p.height + y] += add_row(row, p.width, parts.cols + o * p.width);
                 if (this->has_context) {
                     taps.spread(y, row, parts.lines + o * p.low_height * p.width);
                 }
@@ -298,9 +294,26 @@ struct Backward : ChainSizes<S> {
         }
     }
 
+    void sum_panels(const Parts& parts, int64_t first, int64_t count, const S* grad) const {
+        const int64_t stride = panel_stride<S>(outs[0]);
+        for (int64_t o = 0; o < outs[0]; ++o) {
+            S* const lines = parts.lines + (this->has_context ? o * p.low_height * p.width : 0);
+            const S* panel = grad + o * L::kWidth;
+            for (int64_t at = first; at < first + count; at += L::kWidth, panel += stride) {
+                const int64_t y = at / p.width, x = at % p.width;
+                S* const col = parts.cols + o * p.width + x;
+                parts.rows[o * p.height + y] += add_row(panel, L::kWidth, col);
+                for (int64_t t = 0; this->has_context && t < p.taps; ++t) {
+                    S* const line = lines + taps.row(y, t) * p.width + x;
+                    add_scaled(panel, taps.row_share(y, t), L::kWidth, line);
+                }
+            }
+        }
+    }
+
     void context(int64_t n, const Parts& parts) const {
         for (int64_t i = 0; i < outs[0] * p.low_height; ++i) {
-            readers.reduce(parts.lines + i * p.width, parts.context + i * p.low_width);
+            taps.back.apply(parts.lines + i * p.width, parts.context + i * p.low_width);
         }
         const int64_t stride = panel_stride<S>(outs[0]), in = panel_stride<S>(p.in_channels);
         const int64_t count = this->low_pixels;
@@ -335,7 +348,7 @@ struct Backward : ChainSizes<S> {
             }
             S* const to = static_cast<S*>(p.grad_img) + c * this->low_pixels;
             for (int64_t r = 0; r < p.low_height; ++r) {
-                readers.reduce(lines + r * p.width, to + r * p.low_width);
+                taps.back.apply(lines + r * p.width, to + r * p.low_width);
             }
         }
     }

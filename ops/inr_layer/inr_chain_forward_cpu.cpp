@@ -150,11 +150,7 @@ struct Forward : ChainSizes<S> {
     void add_terms(
         const S* weight, const void* table, int64_t channels, int64_t count, S* out) const {
         for (int64_t e = 0; e < channels; ++e) {
-            const S* line = static_cast<const S*>(table) + e * count;
-            const S factor = weight[e];
-            for (int64_t i = 0; i < count; ++i) {
-                out[i] += factor * line[i];
-            }
+            add_scaled(static_cast<const S*>(table) + e * count, weight[e], count, out);
         }
     }
 
@@ -199,6 +195,43 @@ struct Forward : ChainSizes<S> {
 
     // Bias, tables and the context below: what the first layer's sums start from.
     void start(const Parts& parts, int64_t first, int64_t count, S* out) const {
+        if (this->rows_are_panels()) {
+            start_panels(parts, first, count, out);
+        } else {
+            start_planes(parts, first, count, out);
+        }
+        const int64_t stride = panel_stride<S>(outs[0]);
+        for (int64_t j = 0; j < panels_of<S>(count); ++j) {
+            const int64_t padding = rows_of(outs[0]) - outs[0];
+            std::fill_n(out + j * stride + outs[0] * L::kWidth, padding * L::kWidth, S(0));
+        }
+    }
+
+    void start_panels(const Parts& parts, int64_t first, int64_t count, S* out) const {
+        const int64_t stride = panel_stride<S>(outs[0]);
+        const int64_t top = first / p.width, bottom = (first + count - 1) / p.width + 1;
+        for (int64_t o = 0; o < outs[0]; ++o) {
+            if (this->has_context) {
+                read_below(parts.context + o * this->low_pixels, top, bottom, parts.lines);
+            }
+            const S* const row = parts.rows + o * p.height;
+            S* panel = out + o * L::kWidth;
+            for (int64_t at = first; at < first + count; at += L::kWidth, panel += stride) {
+                const int64_t y = at / p.width, x = at % p.width;
+                const S* const col = parts.cols + o * p.width + x;
+                lanes_t<S> left = load<S>(col) + row[y], right = load<S>(col + L::kCount) + row[y];
+                for (int64_t t = 0; this->has_context && t < p.taps; ++t) {
+                    const S* const line = parts.lines + taps.row(y, t) * p.width + x;
+                    left += taps.row_share(y, t) * load<S>(line);
+                    right += taps.row_share(y, t) * load<S>(line + L::kCount);
+                }
+                store<S>(panel, left);
+                store<S>(panel + L::kCount, right);
+            }
+        }
+    }
+
+    void start_planes(const Parts& parts, int64_t first, int64_t count, S* out) const {
         const int64_t top = first / p.width, bottom = (first + count - 1) / p.width + 1;
         const int64_t size = (bottom - top) * p.width;
         for (int64_t o = 0; o < outs[0]; ++o) {
@@ -206,9 +239,7 @@ struct Forward : ChainSizes<S> {
             const S* const col = parts.cols + o * p.width;
             const S* const row = parts.rows + o * p.height;
             for (int64_t y = top; y < bottom; ++y) {
-                for (int64_t x = 0; x < p.width; ++x) {
-                    band[(y - top) * p.width + x] = row[y] + col[x];
-                }
+                add_to_all(col, row[y], band + (y - top) * p.width);
             }
             if (this->has_context) {
                 const S* const low = parts.context + o * this->low_pixels;
@@ -217,34 +248,37 @@ struct Forward : ChainSizes<S> {
         }
         const int64_t stride = panel_stride<S>(outs[0]);
         to_panels(parts.band + first - top * p.width, size, outs[0], count, stride, out);
-        for (int64_t j = 0; j < panels_of<S>(count); ++j) {
-            const int64_t padding = rows_of(outs[0]) - outs[0];
-            std::fill_n(out + j * stride + outs[0] * L::kWidth, padding * L::kWidth, S(0));
+    }
+
+    // out [W] = terms + term.
+    void add_to_all(const S* terms, S term, S* out) const {
+        int64_t x = 0;
+        for (; x + L::kCount <= p.width; x += L::kCount) {
+            store<S>(out + x, load<S>(terms + x) + term);
+        }
+        for (; x < p.width; ++x) {
+            out[x] = terms[x] + term;
         }
     }
 
-    // out [bottom - top, W] += the lattice below at these rows.
-    void add_below(const S* low, S* lines, int64_t top, int64_t bottom, S* out) const {
+    // lines [h, W] = those rows of the lattice below that some rows of the grid read.
+    void read_below(const S* low, int64_t top, int64_t bottom, S* lines) const {
         int64_t lowest = p.low_height, highest = -1;
         for (int64_t i = top * p.taps; i < bottom * p.taps; ++i) {
             lowest = std::min(lowest, taps.row_index[i]);
             highest = std::max(highest, taps.row_index[i]);
         }
         for (int64_t r = lowest; r <= highest; ++r) {
-            taps.read(low + r * p.low_width, lines + r * p.width);
+            taps.across.apply(low + r * p.low_width, lines + r * p.width);
         }
+    }
+
+    // out [bottom - top, W] += the lattice below at these rows.
+    void add_below(const S* low, S* lines, int64_t top, int64_t bottom, S* out) const {
+        read_below(low, top, bottom, lines);
         for (int64_t y = top; y < bottom; ++y, out += p.width) {
-            const S* upper = lines + taps.row(y, 0) * p.width;
-            if (p.taps == 1) {
-                for (int64_t x = 0; x < p.width; ++x) {
-                    out[x] += upper[x];
-                }
-                continue;
-            }
-            const S* lower = lines + taps.row(y, 1) * p.width;
-            const S above = taps.row_share(y, 0), below = taps.row_share(y, 1);
-            for (int64_t x = 0; x < p.width; ++x) {
-                out[x] += above * upper[x] + below * lower[x];
+            for (int64_t t = 0; t < p.taps; ++t) {
+                add_scaled(lines + taps.row(y, t) * p.width, taps.row_share(y, t), p.width, out);
             }
         }
     }
@@ -257,9 +291,7 @@ struct Forward : ChainSizes<S> {
                 add_below(img + c * this->low_pixels, lines, 0, p.height, out);
                 continue;
             }
-            for (int64_t i = 0; i < this->pixels; ++i) {
-                out[i] += img[c * this->pixels + i];
-            }
+            add_scaled(img + c * this->pixels, S(1), this->pixels, out);
         }
     }
 };

@@ -162,6 +162,24 @@ void pack_transposed(const S* weight, int64_t stride, int64_t rows, int64_t colu
     }
 }
 
+// to [count] += row; returns the sum of the row.
+template <typename S>
+inline S add_row(const S* row, int64_t count, S* to) {
+    lanes_t<S> sums = {};
+    int64_t i = 0;
+    for (; i + Lanes<S>::kCount <= count; i += Lanes<S>::kCount) {
+        const lanes_t<S> values = load<S>(row + i);
+        store<S>(to + i, load<S>(to + i) + values);
+        sums += values;
+    }
+    S total = sum<S>(sums);
+    for (; i < count; ++i) {
+        to[i] += row[i];
+        total += row[i];
+    }
+    return total;
+}
+
 // to[e] = <left, row e of a table>.
 template <typename S>
 void dot_rows(const S* left, const void* table, int64_t channels, int64_t count, S* to) {
@@ -175,52 +193,5 @@ void dot_rows(const S* left, const void* table, int64_t channels, int64_t count,
         to[e] = total;
     }
 }
-
-// Which columns of the grid read each column of the lattice below, and with what weight: as many
-// for each, those that there are not with weight 0.
-template <typename S>
-struct ColumnReaders {
-    int64_t columns;  // w
-    int64_t most;     // readers of a column
-    std::vector<int32_t> at;  // [w, most]
-    std::vector<S> share;     // [w, most]
-
-    explicit ColumnReaders(const InrChainParams& p) : columns(p.taps > 0 ? p.low_width : 0) {
-        const int64_t* index = static_cast<const int64_t*>(p.col_index);
-        const S* weight = static_cast<const S*>(p.col_weight);
-        const int64_t count = columns == 0 ? 0 : p.width * p.taps;
-        std::vector<int64_t> readers(columns, 0);
-        for (int64_t i = 0; i < count; ++i) {
-            ++readers[index[i]];
-        }
-        most = 4;
-        for (const int64_t number : readers) {
-            most = std::max(most, number);
-        }
-        at.assign(columns * most, 0);
-        share.assign(columns * most, S(0));
-        std::vector<int64_t> placed(columns, 0);
-        for (int64_t i = 0; i < count; ++i) {
-            const int64_t first = index[i] * most, place = first + placed[index[i]]++;
-            share[place] = p.taps == 1 ? S(1) : weight[i];
-            // Where there is none, too: nothing else may reach a column, not even times 0.
-            std::fill(at.begin() + place, at.begin() + first + most, int32_t(i / p.taps));
-        }
-    }
-
-    // out [w] = what the columns of one row [W] pass on.
-    void reduce(const S* row, S* out) const {
-        const int32_t* from = at.data();
-        const S* weight = share.data();
-        for (int64_t c = 0; c < columns; ++c, from += most, weight += most) {
-            S sum = weight[0] * row[from[0]] + weight[1] * row[from[1]];
-            sum += weight[2] * row[from[2]] + weight[3] * row[from[3]];
-            for (int64_t i = 4; i < most; ++i) {
-                sum += weight[i] * row[from[i]];
-            }
-            out[c] = sum;
-        }
-    }
-};
 
 }  // namespace inr

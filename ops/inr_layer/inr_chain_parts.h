@@ -7,6 +7,7 @@
 
 #include "../_native/cpu.h"
 #include "inr_chain.h"
+#include "inr_chain_taps.h"
 #include "inr_panels.h"
 
 namespace inr {
@@ -178,6 +179,9 @@ struct ChainSizes {
         return std::min(p.height, (tile_panels * L::kWidth + p.width - 2) / p.width + 1);
     }
 
+    // Whether each panel is a part of one row.
+    bool rows_are_panels() const { return p.width % L::kWidth == 0; }
+
     bool has_tables() const { return p.col_channels + p.row_channels > 0; }
 
     // Whether the batch shares what the first layer reads on the grid.
@@ -205,52 +209,6 @@ struct ChainSizes {
             from += s == 1 ? 0 : n * channels[s] * pixels;
             to_panels(from, pixels, channels[s], count, panel_stride<S>(depths[0]), panels);
             panels += channels[s] * L::kWidth;
-        }
-    }
-};
-
-// Rows of the lattice below that rows of the grid read, one after the other.
-template <typename S>
-struct ChainTaps {
-    int64_t count;
-    int64_t width;
-    const int64_t* row_index;
-    const int64_t* col_index;
-    const S* row_weight;
-    const S* col_weight;
-
-    explicit ChainTaps(const InrChainParams& p)
-        : count(p.taps), width(p.width), row_index(static_cast<const int64_t*>(p.row_index)),
-          col_index(static_cast<const int64_t*>(p.col_index)),
-          row_weight(static_cast<const S*>(p.row_weight)),
-          col_weight(static_cast<const S*>(p.col_weight)) {}
-
-    int64_t row(int64_t y, int64_t t) const { return row_index[y * count + t]; }
-
-    S row_share(int64_t y, int64_t t) const { return count == 1 ? S(1) : row_weight[y * 2 + t]; }
-
-    // out [W] = a row of the lattice at the columns of the grid.
-    void read(const S* row, S* out) const {
-        if (count == 1) {
-            for (int64_t x = 0; x < width; ++x) {
-                out[x] = row[col_index[x]];
-            }
-            return;
-        }
-        for (int64_t x = 0; x < width; ++x) {
-            const S near = col_weight[2 * x] * row[col_index[2 * x]];
-            out[x] = near + col_weight[2 * x + 1] * row[col_index[2 * x + 1]];
-        }
-    }
-
-    // lines [h, W] += a row of the grid, as rows of the lattice are read.
-    void spread(int64_t y, const S* in, S* lines) const {
-        for (int64_t t = 0; t < count; ++t) {
-            S* const line = lines + row(y, t) * width;
-            const S share = row_share(y, t);
-            for (int64_t x = 0; x < width; ++x) {
-                line[x] += share * in[x];
-            }
         }
     }
 };
