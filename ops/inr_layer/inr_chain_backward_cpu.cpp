@@ -224,9 +224,8 @@ struct Backward : ChainSizes<S> {
         const S* const clipped = clamps() ? parts.clipped : parts.colours;
         differentiate<S>(p.colours, panels, narrow, clipped, none, parts.colours, sums);
         if (p.grad_rgb != nullptr) {
-            by_pixels(y, stride, last(), panels, parts.turned);
-            add_outer(p.colours, last(), panels, parts.colours, narrow, parts.turned, first > 0,
-                      parts.of_rgb);
+            add_dots(p.colours, last(), panels, parts.colours, narrow, y, stride, first > 0,
+                     parts.of_rgb);
         }
         chain_product<S, Start::kSum, Finish::kSum>(
             last(), p.colours, panels, parts.rgb_transposed, parts.zeros, parts.colours, narrow,
@@ -299,15 +298,15 @@ struct Backward : ChainSizes<S> {
         for (int64_t o = 0; o < outs[0]; ++o) {
             S* const lines = parts.lines + (this->has_context ? o * p.low_height * p.width : 0);
             const S* panel = grad + o * L::kWidth;
-            for (int64_t at = first; at < first + count; at += L::kWidth, panel += stride) {
-                const int64_t y = at / p.width, x = at % p.width;
+            this->for_panels(first, count, [&](int64_t y, int64_t x) {
                 S* const col = parts.cols + o * p.width + x;
                 parts.rows[o * p.height + y] += add_row(panel, L::kWidth, col);
                 for (int64_t t = 0; this->has_context && t < p.taps; ++t) {
                     S* const line = lines + taps.row(y, t) * p.width + x;
                     add_scaled(panel, taps.row_share(y, t), L::kWidth, line);
                 }
-            }
+                panel += stride;
+            });
         }
     }
 

@@ -216,8 +216,7 @@ struct Forward : ChainSizes<S> {
             }
             const S* const row = parts.rows + o * p.height;
             S* panel = out + o * L::kWidth;
-            for (int64_t at = first; at < first + count; at += L::kWidth, panel += stride) {
-                const int64_t y = at / p.width, x = at % p.width;
+            this->for_panels(first, count, [&](int64_t y, int64_t x) {
                 const S* const col = parts.cols + o * p.width + x;
                 lanes_t<S> left = load<S>(col) + row[y], right = load<S>(col + L::kCount) + row[y];
                 for (int64_t t = 0; this->has_context && t < p.taps; ++t) {
@@ -227,7 +226,8 @@ struct Forward : ChainSizes<S> {
                 }
                 store<S>(panel, left);
                 store<S>(panel + L::kCount, right);
-            }
+                panel += stride;
+            });
         }
     }
 

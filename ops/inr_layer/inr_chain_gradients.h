@@ -115,6 +115,27 @@ void add_outer(
     }
 }
 
+// The same for few rows: sums over lanes, both factors in panels.
+template <typename S>
+void add_dots(
+    int64_t rows, int64_t columns, int64_t panels, const S* left, int64_t left_stride,
+    const S* right, int64_t right_stride, bool adds, S* out) {
+    using L = Lanes<S>;
+    for (int64_t o = 0; o < rows; ++o) {
+        for (int64_t d = 0; d < columns; ++d) {
+            const S* a = left + o * L::kWidth;
+            const S* b = right + d * L::kWidth;
+            lanes_t<S> even = {}, odd = {};
+            for (int64_t j = 0; j < panels; ++j, a += left_stride, b += right_stride) {
+                even += load<S>(a) * load<S>(b);
+                odd += load<S>(a + L::kCount) * load<S>(b + L::kCount);
+            }
+            S& to = out[o * outer_stride<S>(columns) + d];
+            to = sum<S>(even + odd) + (adds ? to : S(0));
+        }
+    }
+}
+
 // Gradients of y = act(v): g *= act'(v), which y tells; sums[o] += sum over pixels.
 template <typename S>
 void differentiate(

@@ -13,9 +13,10 @@
 namespace inr {
 
 constexpr int64_t kMaxChain = 4;
-// Inputs and outputs of a layer for one tile: as much as a second-level cache. With fewer panels,
-// gradients of wide layers would spend their time on adding up lanes.
-constexpr int64_t kChainTileBytes = 512 << 10;
+// Inputs and outputs of a layer for one tile: half of a second-level cache, but of wide layers more,
+// whose gradients would spend their time on adding tiles up.
+constexpr int64_t kChainTileBytes = 256 << 10;
+constexpr int64_t kChainTilePanels = 8;
 
 // Parts of a thread's scratch memory, each at a cache line's start.
 template <typename S>
@@ -155,7 +156,8 @@ struct ChainSizes {
         }
         const int64_t bytes = p.tile_bytes > 0 ? p.tile_bytes : kChainTileBytes;
         const int64_t fitting = bytes / int64_t(sizeof(S)) / (2 * panel_stride<S>(widest));
-        tile_panels = std::min(std::max<int64_t>(1, fitting), panels_of<S>(pixels));
+        const int64_t least = p.tile_bytes > 0 ? 1 : kChainTilePanels;
+        tile_panels = std::min(std::max(least, fitting), panels_of<S>(pixels));
         const S limit = p.clamp < 0 ? std::numeric_limits<S>::infinity() : S(p.clamp);
         act = {S(p.slope), S(p.gain), limit};
     }
@@ -181,6 +183,20 @@ struct ChainSizes {
 
     // Whether each panel is a part of one row.
     bool rows_are_panels() const { return p.width % L::kWidth == 0; }
+
+    // Then calls f(y, x) for the panels of some pixels.
+    template <typename F>
+    void for_panels(int64_t first, int64_t count, F f) const {
+        int64_t y = first / p.width, x = first % p.width;
+        for (int64_t at = 0; at < count; at += L::kWidth) {
+            f(y, x);
+            x += L::kWidth;
+            if (x == p.width) {
+                x = 0;
+                ++y;
+            }
+        }
+    }
 
     bool has_tables() const { return p.col_channels + p.row_channels > 0; }
 

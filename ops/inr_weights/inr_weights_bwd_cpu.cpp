@@ -1,5 +1,6 @@
 // inr_weights_backward: see inr_weights.h. First the gradients of shared weights and styles, then those
 // of the affine layers and of w. Every sum has a fixed order, whatever the number of threads.
+#include <memory>
 #include <new>
 
 #include "../fmm/fmm_gradients.h"
@@ -32,7 +33,7 @@ struct BlockBackward : Block<S> {
     using Block<S>::p;
 
     // Parts of a layer's rows whose shares of the gradient of w are summed apart.
-    static constexpr int64_t kPartRows = 768;
+    static constexpr int64_t kPartRows = 384;
 
     // Where a layer's partial sums are.
     struct Partial {
@@ -43,7 +44,7 @@ struct BlockBackward : Block<S> {
         int64_t of_w;
     };
     Partial partial[kMaxLayers + 1];
-    std::vector<S> memory;
+    std::unique_ptr<S[]> memory;  // of all partial sums
 
     explicit BlockBackward(const InrWeightsParams& params) : Block<S>(params) {
         int64_t size = 0;
@@ -61,16 +62,16 @@ struct BlockBackward : Block<S> {
             own.of_weight = size;
             size += layer.splits > 1 && layer.grad_weight ? layer.splits * layer.o * layer.i : 0;
         }
-        memory.resize(size);
+        memory.reset(new S[size]);
         for (int64_t k = 0; k < p.layers; ++k) {
-            this->layers[k].partial_b = memory.data() + partial[k].of_b;
-            this->layers[k].partial_weight = memory.data() + partial[k].of_weight;
+            this->layers[k].partial_b = memory.get() + partial[k].of_b;
+            this->layers[k].partial_weight = memory.get() + partial[k].of_weight;
         }
     }
 
     // Chunks of rows where there are many, else parts of the batch: enough tasks for some threads.
     void choose_parts(FmmParams& layer) const {
-        constexpr int64_t kRowsOfTask = 66, kTasks = 8;
+        constexpr int64_t kRowsOfTask = 66, kTasks = 4;
         const bool is_small = layer.o <= kRowsOfTask;
         layer.chunk = is_small ? layer.o : kRowsOfTask;
         layer.splits = is_small ? std::min(p.n, kTasks) : 1;
@@ -88,19 +89,20 @@ struct BlockBackward : Block<S> {
         });
         sum_layers();
         counts.clear();
-        for (int64_t k = 0; k <= p.layers; ++k)
-            counts.push_back(divide_up(this->affines[k].size, kStyleRows));
+        // The larger tasks first.
         for (int64_t k = 0; k <= p.layers; ++k)
             counts.push_back(p.grad_ws == nullptr ? 0 : partial[k].parts);
+        for (int64_t k = 0; k <= p.layers; ++k)
+            counts.push_back(divide_up(this->affines[k].size, kStyleRows));
         for_all_jobs(counts, p.threads, [&](int64_t which, int64_t job) {
             const int64_t k = which % (p.layers + 1);
-            if (which > p.layers) of_w(k, job);
+            if (which <= p.layers) of_w(k, job);
             else of_affine(this->affines[k], k, job * kStyleRows);
         });
         for (int64_t k = 0; p.grad_ws != nullptr && k <= p.layers; ++k)
             for (int64_t n = 0; n < p.n; ++n) {
                 S* const to = static_cast<S*>(p.grad_ws) + (n * (p.layers + 1) + k) * p.d;
-                sum_parts(memory.data() + partial[k].of_w + n * p.d, partial[k].parts, p.n * p.d,
+                sum_parts(memory.get() + partial[k].of_w + n * p.d, partial[k].parts, p.n * p.d,
                           p.d, to);
             }
     }
@@ -139,10 +141,10 @@ struct BlockBackward : Block<S> {
             const FmmParams& layer = this->layers[k];
             const int64_t of_b = p.r * layer.i, of_weight = layer.o * layer.i;
             if (which < p.layers)
-                sum_parts(memory.data() + partial[k].of_b + n * of_b, partial[k].chunks,
+                sum_parts(memory.get() + partial[k].of_b + n * of_b, partial[k].chunks,
                           p.n * of_b, of_b, static_cast<S*>(layer.grad_b) + n * this->num_styles);
             else
-                sum_parts(memory.data() + partial[k].of_weight, layer.splits, of_weight,
+                sum_parts(memory.get() + partial[k].of_weight, layer.splits, of_weight,
                           of_weight, static_cast<S*>(layer.grad_weight));
         });
     }
@@ -180,7 +182,7 @@ struct BlockBackward : Block<S> {
     void of_w(int64_t k, int64_t part) {
         const Affine<S>& affine = this->affines[k];
         const int64_t last = std::min((part + 1) * kPartRows, affine.size);
-        S* const to = memory.data() + partial[k].of_w + part * p.n * p.d;
+        S* const to = memory.get() + partial[k].of_w + part * p.n * p.d;
         for (int64_t j = part * kPartRows; j < last; j += kStyleRows)
             for (int64_t d = 0; d < p.d; d += L::kWidth) {
                 const int64_t rows = std::min(kStyleRows, last - j);
