@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ops.affine import affine
+from ops.affine.reference import affine as ref_affine
 from ops.bias_act import activation_funcs, bias_act
 from ops.bias_act.reference import bias_act as ref_bias_act
 from ops.conv2d import conv2d, conv_transpose2d
@@ -32,6 +34,7 @@ from ops.upfirdn2d import setup_filter, upfirdn2d
 from ops.upfirdn2d.reference import upfirdn2d as ref_upfirdn2d
 
 FUNCTIONS: dict[str, tuple[Callable[..., torch.Tensor], Callable[..., torch.Tensor]]] = {
+    "affine": (affine, ref_affine),
     "bias_act": (bias_act, ref_bias_act),
     "conv2d": (conv2d, ref_conv2d),
     "conv_transpose2d": (conv_transpose2d, ref_conv_transpose2d),
@@ -221,6 +224,9 @@ CASES: list[OpCase] = [
     *_conv_layer_cases(),
     *_fmm_cases(),
     *(OpCase(*call[:4], small=call[4]) for call in inr_calls()),
+    OpCase("affine", "gain", {"x": (3, 5), "weight": (7, 5), "bias": (7,)}, {"gain": 0.3}),
+    OpCase("affine", "no-bias", {"x": (1, 1), "weight": (2, 1)}),
+    OpCase("affine", "large", {"x": (2, 512), "weight": (2049, 512), "bias": (2049,)}, small=False),
     OpCase("fma", "equal", {"a": (2, 3), "b": (2, 3), "c": (2, 3)}),
     OpCase("fma", "modulation", {"a": (2, 3, 5, 4), "b": (2, 3, 1, 1), "c": (2, 1, 5, 4)}),
     OpCase("fma", "small-c", {"a": (1,), "b": (3, 1), "c": ()}),

@@ -6,7 +6,7 @@ What is no tensor in the ops' signatures (taps, coordinate features, lists) is p
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from ops.inr_block import inr_block
 from ops.inr_block.reference import inr_block as ref_inr_block
 from ops.inr_layer import AxisTaps, CoordFeatures, inr_layer
 from ops.inr_layer.reference import inr_layer as ref_inr_layer
+from ops.inr_weights import inr_weights
+from ops.inr_weights.reference import inr_weights as ref_inr_weights
 
 Shapes = dict[str, tuple[int, ...]]
 _COORDS = ("cols", "rows", "shared", "own")
@@ -81,12 +83,29 @@ def _block(
     return image if features is None else torch.cat([features, image], 1)
 
 
+def _weights(
+    function: Callable[..., tuple[Sequence[Tensor], Tensor]], ws: Tensor, **arguments
+) -> Tensor:
+    count = sum(name.startswith("weight") for name in arguments)
+    layers, affines, biases = (
+        [arguments.pop(f"{name}{index}") for index in range(count)]
+        for name in ("weight", "affine", "affine_bias")
+    )
+    rgb = [arguments.pop(name) for name in ("rgb", "rgb_affine", "rgb_bias")]
+    composed = function(ws, layers, list(zip(affines, biases)), rgb[0], rgb[1:], **arguments)
+    return torch.cat([weight.flatten(1) for weight in (*composed[0], composed[1])], 1)
+
+
 INR_FUNCTIONS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
     "fourier": (fourier, ref_fourier),
     "inr_layer": (functools.partial(_layer, inr_layer), functools.partial(_layer, ref_inr_layer)),
     "inr_block": (functools.partial(_block, inr_block), functools.partial(_block, ref_inr_block)),
+    "inr_weights": (
+        functools.partial(_weights, inr_weights),
+        functools.partial(_weights, ref_inr_weights),
+    ),
 }
-"""(public function, definition) by name; of inr_block, features and image joined."""
+"""(public function, definition) by name; several results are joined."""
 
 
 def inr_calls() -> list[tuple[str, str, Shapes, dict, bool]]:
@@ -95,7 +114,7 @@ def inr_calls() -> list[tuple[str, str, Shapes, dict, bool]]:
     No clamp bites: rounding would decide for some values on which side they are, and so for their
     gradients. That they clip is for the tests of each op.
     """
-    return [*_fourier_calls(), *_layer_calls(), *_block_calls()]
+    return [*_fourier_calls(), *_layer_calls(), *_block_calls(), *_weights_calls()]
 
 
 def _fourier_calls() -> list[tuple[str, str, Shapes, dict, bool]]:
@@ -152,4 +171,36 @@ def _block_calls() -> list[tuple[str, str, Shapes, dict, bool]]:
         ("inr_block", "first", first, {}, True),
         ("inr_block", "last", small, {**last, "clamp": 256}, True),
         ("inr_block", "w128", large, {"up": "nearest", "clamp": 256}, False),
+    ]
+
+
+def weights_call(
+    name: str,
+    n: int,
+    width: int,
+    sizes: Sequence[tuple[int, int]],
+    rank: int,
+    colours: int,
+    activation: str = "demod",
+    small: bool = True,
+) -> tuple[str, str, Shapes, dict, bool]:
+    """A call of `inr_weights` for layers of sizes (O, I), as in the result of `inr_calls`."""
+    shapes: Shapes = {"ws": (n, len(sizes) + 1, width)}
+    for index, (out, inp) in enumerate(sizes):
+        shapes[f"weight{index}"] = (out, inp)
+        shapes[f"affine{index}"] = ((out + inp) * rank, width)
+        shapes[f"affine_bias{index}"] = ((out + inp) * rank,)
+    channels = sizes[-1][0]
+    shapes |= {"rgb": (colours, channels), "rgb_affine": (channels, width)}
+    shapes["rgb_bias"] = (channels,)
+    return "inr_weights", name, shapes, {"activation": activation}, small
+
+
+def _weights_calls() -> list[tuple[str, str, Shapes, dict, bool]]:
+    call = weights_call
+    return [
+        call("one-layer", 1, 32, [(3, 2)], 1, 1),
+        call("two-layers", 3, 32, [(5, 7), (4, 5)], 3, 3, "half-sigmoid"),
+        call("tiny", 32, 128, [(64, 152), (64, 64), (64, 64), (64, 64)], 10, 1, small=False),
+        call("wide", 8, 512, [(512, 552), (512, 512)], 10, 3, small=False),
     ]
