@@ -49,4 +49,4 @@ def test_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_op_that_does_not_exist() -> None:
     result = CliRunner().invoke(op_bench.main, ["conv"])
     assert result.exit_code == 2
-    assert "no op conv; there are bias_act, conv2d" in result.output
+    assert "no op conv; there are affine, bias_act" in result.output
