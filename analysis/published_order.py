@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import ops.affine
+import ops.affine.plain
 import ops.bias_act
 import ops.bias_act.plain
 import ops.fmm
@@ -26,6 +28,8 @@ import ops.fourier.plain
 import ops.inr_block
 import ops.inr_layer
 import ops.inr_layer.plain
+import ops.inr_weights
+import ops.inr_weights.reference
 import ops.upfirdn2d
 import ops.upfirdn2d.plain
 from ops._dispatch import SWITCH
@@ -97,8 +101,9 @@ def _replacements() -> list[tuple[Callable[..., Any], Callable[..., Any]]]:
         (ops.inr_layer.inr_layer, inr_layer),
         (ops.inr_layer.lattice_upsample, ops.inr_layer.plain.lattice_upsample),
         (ops.fmm.fmm, ops.fmm.reference.fmm),
+        (ops.inr_weights.inr_weights, ops.inr_weights.reference.inr_weights),
     ]
-    for package in (ops.bias_act, ops.fourier, ops.upfirdn2d):
+    for package in (ops.affine, ops.bias_act, ops.fourier, ops.upfirdn2d):
         for name in package.__all__:
             public, plain = getattr(package, name), getattr(package.plain, name, None)
             if callable(plain) and plain is not public:

@@ -36,7 +36,7 @@ def test_everything_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     before = dict(vars(networks.inr_block))
     with pytest.raises(RuntimeError, match="on the way"), plain.published_order():
         assert networks.inr_block.inr_block is plain.inr_block
-        assert networks.inr_block.fmm is not before["fmm"]
+        assert networks.inr_block.inr_weights is not before["inr_weights"]
         raise RuntimeError("on the way")
     assert dict(vars(networks.inr_block)) == before
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import networks
+from networks.inr_block import block_weights
 from networks.lattice import axis_levels, grid_points
 from networks.levels import GridLevel
 from networks.published_config import published_cfg, published_settings, resolve_references
@@ -177,10 +178,10 @@ class Literal:
         for block, weights in zip(synthesis.blocks(), theta):
             # From the layers: in the published order of channels.
             w = ws[start : start + block.num_conv + 1]
-            layers = [layer(w[i : i + 1])[0].double() for i, layer in enumerate(block.layers())]
+            layers, rgb = block_weights(w[None], block.layers(), block.torgb)
             scales = [1 if s is None else s[0].double().numpy() for s in weights.scales]
-            rgb = block.torgb(w[-1:])[0].double().numpy()
-            self.blocks.append((block, w[0], [x.numpy() for x in layers], scales, rgb))
+            layers, rgb = ([x[0].double().numpy() for x in part] for part in (layers, [rgb]))
+            self.blocks.append((block, w[0], layers, scales, *rgb))
             start += block.num_conv
         self.at = functools.lru_cache(None)(self._at)
 
