@@ -13,9 +13,10 @@ from torch import nn
 
 @dataclasses.dataclass
 class _Entry:
-    """One call of a submodule."""
+    """One call of a submodule, at some depth of calls; or one that is only read by others."""
 
     module: nn.Module
+    depth: int
     outputs: list[torch.Tensor]
     params: list[torch.Tensor] = dataclasses.field(default_factory=list)
     buffers: list[torch.Tensor] = dataclasses.field(default_factory=list)
@@ -25,6 +26,9 @@ def print_module_summary(
     module: nn.Module, inputs: list[Any], max_nesting: int = 3, skip_redundant: bool = True
 ) -> Any:
     """Run a module once and print a table of its submodules.
+
+    Submodules that are not called, because another one reads their parameters, are listed before
+    the one that they are part of, without an output.
 
     The run leaves no trace: it is made in eval mode and without gradients, and buffers, training
     flags and the random generators are put back afterwards. So inputs that are not initialised
@@ -42,9 +46,10 @@ def print_module_summary(
     assert isinstance(module, nn.Module) and not isinstance(module, torch.jit.ScriptModule)
     assert isinstance(inputs, (tuple, list))
     entries: list[_Entry] = []
-    with _untouched(module), _recorded_calls(module, entries, max_nesting):
+    with _untouched(module), _recorded_calls(module, entries):
         outputs = module(*inputs)
 
+    entries = [e for e in _with_uncalled(entries) if e.depth <= max_nesting]
     _keep_first_mention(entries)
     if skip_redundant:
         entries = [e for e in entries if e.params or e.buffers or e.outputs]
@@ -76,7 +81,7 @@ def _untouched(module: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _recorded_calls(module: nn.Module, entries: list[_Entry], max_nesting: int) -> Iterator[None]:
+def _recorded_calls(module: nn.Module, entries: list[_Entry]) -> Iterator[None]:
     """Append an entry for each call of a submodule, at the end of the call."""
     depth = 0
 
@@ -87,9 +92,8 @@ def _recorded_calls(module: nn.Module, entries: list[_Entry], max_nesting: int) 
     def after(mod: nn.Module, _inputs: Any, outputs: Any) -> None:
         nonlocal depth
         depth -= 1
-        if depth <= max_nesting:
-            outputs = list(outputs) if isinstance(outputs, (tuple, list)) else [outputs]
-            entries.append(_Entry(mod, [t for t in outputs if isinstance(t, torch.Tensor)]))
+        outputs = list(outputs) if isinstance(outputs, (tuple, list)) else [outputs]
+        entries.append(_Entry(mod, depth, [t for t in outputs if isinstance(t, torch.Tensor)]))
 
     hooks = [m.register_forward_pre_hook(before) for m in module.modules()]
     hooks += [m.register_forward_hook(after) for m in module.modules()]
@@ -98,6 +102,27 @@ def _recorded_calls(module: nn.Module, entries: list[_Entry], max_nesting: int) 
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _inner_first(module: nn.Module) -> Iterator[nn.Module]:
+    """The module and all its submodules, in the order in which calls would end."""
+    for child in module.children():
+        yield from _inner_first(child)
+    yield module
+
+
+def _with_uncalled(entries: list[_Entry]) -> list[_Entry]:
+    """Put what has tensors of its own, and was not called, before the part that it belongs to."""
+    listed = {entry.module for entry in entries}
+    found = []
+    for entry in entries:
+        for submodule in _inner_first(entry.module):
+            own = (*submodule.parameters(recurse=False), *submodule.buffers(recurse=False))
+            if own and submodule not in listed:
+                listed.add(submodule)
+                found.append(_Entry(submodule, entry.depth + 1, []))
+        found.append(entry)
+    return found
 
 
 def _keep_first_mention(entries: list[_Entry]) -> None:

@@ -229,12 +229,12 @@ struct LatticeReader<S>::Reading {
         }
         // From the last column to the first: rounded as in add_all.
         for (int64_t c = across.columns - 1; c >= 0; --c) {
-            const typename L::vector near = load<S>(across.shares[c]);
-            const typename L::vector far = load<S>(across.shares[c] + L::kCount);
+            const typename L::vector lower = load<S>(across.shares[c]);
+            const typename L::vector upper = load<S>(across.shares[c] + L::kCount);
 #pragma GCC unroll 4
             for (int i = 0; i < kChannels; ++i) {
-                left[i] += line[i][across.base + c] * near;
-                right[i] += line[i][across.base + c] * far;
+                left[i] += line[i][across.base + c] * lower;
+                right[i] += line[i][across.base + c] * upper;
             }
         }
         for (int i = 0; i < kChannels; ++i, panels += stride) {

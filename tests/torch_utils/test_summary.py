@@ -56,6 +56,29 @@ def test_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert "block.1.0" not in rows and "block" not in rows and "frozen" not in rows
 
 
+class Reader(nn.Module):
+    """Reads the parameters of its submodules instead of calling them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Linear(4, 3), nn.Dropout())
+        self.second = nn.Linear(3, 2)
+        self.called = nn.Linear(2, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return -self.called(x @ self.first[0].weight.t() @ self.second.weight.t())
+
+
+def test_submodules_that_are_read_and_not_called(capsys: pytest.CaptureFixture[str]) -> None:
+    print_module_summary(nn.Sequential(Reader()), [torch.zeros(5, 4)])
+    rows = table(capsys)
+    assert [name for name in rows if name[0] == "0"] == ["0.called", "0.first.0", "0.second", "0"]
+    assert rows["0.first.0"] == ["15", "-", "-", "-"] and rows["0.second"][0] == "8"
+    assert rows["0"][0] == "-" and rows["Total"][0] == "29"
+    print_module_summary(nn.Sequential(Reader()), [torch.zeros(5, 4)], max_nesting=1)
+    assert table(capsys)["0"][0] == "29"
+
+
 def test_all_rows_and_nesting(capsys: pytest.CaptureFixture[str]) -> None:
     print_module_summary(Net(), [torch.zeros(5, 4)], skip_redundant=False)
     assert {"block", "block.1", "block.1.0", "frozen"} <= set(table(capsys))
