@@ -1,5 +1,5 @@
-// inr_weights_backward: see inr_weights.h. First the gradients of shared weights and styles, then those
-// of the affine layers and of w. Every sum has a fixed order, whatever the number of threads.
+// inr_weights_backward: see inr_weights.h. First the gradients of shared weights and styles, then
+// those of the affine layers and of w. Every sum has a fixed order, whatever the number of threads.
 #include <memory>
 #include <new>
 
