@@ -40,7 +40,8 @@ struct Forward : ChainSizes<S> {
         S* colours;
     };
 
-    explicit Forward(const InrChainParams& params) : Base(params), taps(params), shared(this->shared_inputs()) {}
+    explicit Forward(const InrChainParams& params)
+        : Base(params), taps(params), shared(this->shared_inputs()) {}
 
     bool starts_from_sums() const { return this->has_context || this->has_tables(); }
 

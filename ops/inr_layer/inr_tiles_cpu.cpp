@@ -353,7 +353,8 @@ struct Chain {
                 for (int64_t c = 0; c < p.colours; ++c) {
                     const int64_t at = (n * p.colours + c) * pixels() + first;
                     if (segment.count == L::kWidth && (below == nullptr || p.taps > 0)) {
-                        std::copy_n(lanes + c * L::kWidth, L::kWidth, static_cast<S*>(p.image) + at);
+                        S* const to = static_cast<S*>(p.image) + at;
+                        std::copy_n(lanes + c * L::kWidth, L::kWidth, to);
                         continue;
                     }
                     for (int64_t lane = 0; lane < segment.count; ++lane) {

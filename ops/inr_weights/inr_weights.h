@@ -23,7 +23,7 @@ struct InrWeightsParams {
     const void* rgb;            // [C, O_K]
     const void* rgb_affine;     // [O_K, D]
     const void* rgb_affine_bias;  // [O_K]
-    void* styles;               // [N, S]: of layers 1 to K, of to-RGB; written forward, read backward
+    void* styles;               // [N, S]: of layers 1 to K, of to-RGB; forward out, backward in
     void* out0;                 // forward: [N, O_1, I_1]
     void* out1;
     void* out2;

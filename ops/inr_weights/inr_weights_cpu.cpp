@@ -23,7 +23,8 @@ __attribute__((noinline)) void multiply_rows(
         }
     }
     for (int q = 0; q < kTall; ++q)
-        for (int v = 0; v < kVectors; ++v) store<S>(sums + q * L::kWidth + v * L::kCount, sum[q][v]);
+        for (int v = 0; v < kVectors; ++v)
+            store<S>(sums + q * L::kWidth + v * L::kCount, sum[q][v]);
 }
 
 template <typename S>
@@ -99,7 +100,8 @@ struct Forward : Block<S> {
     }
 
     // Sums [rows][lanes of images] to styles [image][rows].
-    void write(const Affine<S>& affine, int64_t first, int64_t valid, int64_t n, const S* sums) const {
+    void write(
+        const Affine<S>& affine, int64_t first, int64_t valid, int64_t n, const S* sums) const {
         const S gain = S(p.affine_gain);
         for (int64_t at = 0; at < valid; at += L::kCount) {
             lanes_t<S> square[L::kCount];
