@@ -167,6 +167,11 @@ def choose(
     return "ref", reasons
 
 
+def is_traced() -> bool:
+    """Whether something has to see PyTorch's operations one by one: a compiler, or autocast."""
+    return torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu")
+
+
 def _make_ready(op: str, impl: str, device_type: str, index: int | None) -> bool:
     """Looks for tools, builds and proves before `torch.compile` traces what depends on it.
 

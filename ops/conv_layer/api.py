@@ -84,6 +84,5 @@ def _is_plain_layer(
         and (b is None or b.shape == w.shape[:1])
         and 0 not in x.shape
         and 0 not in w.shape
-        and not torch.compiler.is_compiling()
-        and not torch.is_autocast_enabled("cpu")
+        and not _dispatch.is_traced()
     )

@@ -54,6 +54,12 @@ def result_dtype(weight: Tensor, out_dtype: torch.dtype) -> torch.dtype:
     return out_dtype if weight.dtype == torch.float32 and out_dtype in fused else weight.dtype
 
 
+def modulation_fields(activation: str, rank: int) -> dict[str, float]:
+    """The fields of params that say how factors of a rank become a modulation."""
+    code, scaled = _CODES[activation]
+    return {"activation": code, "scale": 1 / math.sqrt(rank) if scaled else 1.0}
+
+
 def _fake_forward(weight, a, b, activation, out_dtype, impl, tensor_cores=-1):
     return weight.new_empty((a.shape[0], *weight.shape), dtype=out_dtype)
 
@@ -173,7 +179,6 @@ def _fields(
     weight: Tensor, a: Tensor, b: Tensor, activation: str, out_dtype: torch.dtype
 ) -> dict[str, Any]:
     """The fields of `FmmParams` that both directions have."""
-    code, scaled = _CODES[activation]
     n, _rows_of_a, rank = a.shape
     rows, columns = weight.shape
     a_image_stride, a_row_stride, _unit = a.stride()
@@ -188,12 +193,11 @@ def _fields(
         "o": rows,
         "i": columns,
         "r": rank,
-        "activation": code,
         "weight_stride": weight.stride(0),
         "a_image_stride": a_image_stride,
         "a_row_stride": a_row_stride,
         "b_image_stride": b_image_stride,
         "b_row_stride": b_row_stride,
         "threads": torch.get_num_threads(),
-        "scale": 1 / math.sqrt(rank) if scaled else 1.0,
+        **modulation_fields(activation, rank),
     }

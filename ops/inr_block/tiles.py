@@ -46,8 +46,7 @@ class _Prepared(NamedTuple):
 
 def supports(chain: Chain) -> bool:
     """Whether `block_on_cpu` computes this."""
-    busy = torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu")
-    return not busy and chain.resolved_gain() > 0 and not chain.unsupported()
+    return not _dispatch.is_traced() and chain.resolved_gain() > 0 and not chain.unsupported()
 
 
 def block_on_cpu(chain: Chain, want_features: bool) -> tuple[Tensor | None, Tensor | None]:

@@ -68,7 +68,7 @@ def find_library(chain: Chain, impl: str = "auto") -> Any | None:
         chain: The call, whose shapes fit each other.
         impl: As of `ops.inr_block.inr_block`.
     """
-    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
+    if _dispatch.is_traced():
         return None
     if not chain.resolved_gain() > 0 or chain.unsupported() or not _is_plain_data(chain):
         return None

@@ -66,7 +66,6 @@ struct Backward : ChainSizes<S> {
 
     int64_t last() const { return outs[p.layers - 1]; }
     bool clamps() const { return p.clamp >= 0; }
-    bool needs_band() const { return this->has_context || this->has_tables(); }
 
     // All parts in their order; `take` is called with every size.
     template <typename F>
@@ -92,7 +91,7 @@ struct Backward : ChainSizes<S> {
         parts.turned = take(std::max(turned_size<S>(tile, this->widest), below));
         parts.colours = take(tile * panel_stride<S>(p.colours));
         parts.clipped = take(clamps() ? tile * panel_stride<S>(p.colours) : 0);
-        parts.band = take(needs_band() ? first * this->band_rows() * p.width : 0);
+        parts.band = take(this->band_size());
         parts.cols = take(first * p.width);
         parts.rows = take(first * p.height);
         if (this->has_context) {
@@ -130,11 +129,8 @@ struct Backward : ChainSizes<S> {
     }
 
     void prepare(int64_t n, const Parts& parts) const {
-        for (int64_t k = 0; k < p.layers; ++k) {
-            if (k > 0) {
-                pack_transposed(this->weight(n, k), depths[k], outs[k], depths[k],
-                                parts.transposed[k]);
-            }
+        for (int64_t k = 1; k < p.layers; ++k) {
+            pack_transposed(this->weight(n, k), depths[k], outs[k], depths[k], parts.transposed[k]);
         }
         const S* weight = this->weight(n, 0);
         const int64_t own = this->columns - p.own_channels;
@@ -181,7 +177,7 @@ struct Backward : ChainSizes<S> {
                 add_outer(outs[k], depths[k], panels, grad, stride, parts.turned, first > 0,
                           parts.of_weights[k]);
             }
-            chain_product<S, Start::kBias, Finish::kSum>(
+            multiply_tile<S, Start::kBias, Finish::kSum>(
                 depths[k], outs[k], panels, parts.transposed[k], parts.zeros, grad, stride, next,
                 below, this->act);
             std::swap(grad, next);
@@ -215,7 +211,7 @@ struct Backward : ChainSizes<S> {
         to_panels(from, this->pixels, p.colours, count, narrow, parts.colours);
         Activation<S> none = {S(1), S(1), this->act.limit};
         if (clamps()) {
-            chain_product<S, Start::kBias, Finish::kActivate>(
+            multiply_tile<S, Start::kBias, Finish::kActivate>(
                 p.colours, last(), panels, parts.rgb, parts.rgb_bias, y, stride, parts.clipped,
                 narrow, none);
         } else {
@@ -227,7 +223,7 @@ struct Backward : ChainSizes<S> {
             add_dots(p.colours, last(), panels, parts.colours, narrow, y, stride, first > 0,
                      parts.of_rgb);
         }
-        chain_product<S, Start::kSum, Finish::kSum>(
+        multiply_tile<S, Start::kSum, Finish::kSum>(
             last(), p.colours, panels, parts.rgb_transposed, parts.zeros, parts.colours, narrow,
             grad, stride, this->act);
     }
@@ -254,7 +250,7 @@ struct Backward : ChainSizes<S> {
             S* const to = static_cast<S*>(p.grad_x) + n * p.in_channels * this->pixels + first;
             back(parts, parts.x_transposed, p.in_channels, count, grad, next, to);
         }
-        if (needs_band()) {
+        if (this->starts_from_sums()) {
             sum_planes(parts, first, count, grad);
         }
     }
@@ -264,7 +260,7 @@ struct Backward : ChainSizes<S> {
         const Parts& parts, const S* weight, int64_t channels, int64_t count, const S* grad,
         S* next, S* to) const {
         const int64_t stride = panel_stride<S>(channels);
-        chain_product<S, Start::kBias, Finish::kSum>(
+        multiply_tile<S, Start::kBias, Finish::kSum>(
             channels, outs[0], panels_of<S>(count), weight, parts.zeros, grad,
             panel_stride<S>(outs[0]), next, stride, this->act);
         to_planes(next, stride, channels, count, this->pixels, to);
@@ -287,7 +283,7 @@ struct Backward : ChainSizes<S> {
                 const S* const row = band + (y - top) * p.width;
                 parts.rows[o * p.height + y] += add_row(row, p.width, parts.cols + o * p.width);
                 if (this->has_context) {
-                    taps.spread(y, row, parts.lines + o * p.low_height * p.width);
+                    taps.spread(y, 0, p.width, row, parts.lines + o * p.low_height * p.width);
                 }
             }
         }
@@ -296,14 +292,12 @@ struct Backward : ChainSizes<S> {
     void sum_panels(const Parts& parts, int64_t first, int64_t count, const S* grad) const {
         const int64_t stride = panel_stride<S>(outs[0]);
         for (int64_t o = 0; o < outs[0]; ++o) {
-            S* const lines = parts.lines + (this->has_context ? o * p.low_height * p.width : 0);
             const S* panel = grad + o * L::kWidth;
             this->for_panels(first, count, [&](int64_t y, int64_t x) {
                 S* const col = parts.cols + o * p.width + x;
                 parts.rows[o * p.height + y] += add_row(panel, L::kWidth, col);
-                for (int64_t t = 0; this->has_context && t < p.taps; ++t) {
-                    S* const line = lines + taps.row(y, t) * p.width + x;
-                    add_scaled(panel, taps.row_share(y, t), L::kWidth, line);
+                if (this->has_context) {
+                    taps.spread(y, x, L::kWidth, panel, parts.lines + o * p.low_height * p.width);
                 }
                 panel += stride;
             });
@@ -325,7 +319,7 @@ struct Backward : ChainSizes<S> {
                       parts.of_x_weight);
         }
         if (p.grad_x != nullptr) {
-            chain_product<S, Start::kBias, Finish::kSum>(
+            multiply_tile<S, Start::kBias, Finish::kSum>(
                 p.in_channels, outs[0], low_panels(), parts.x_transposed, parts.zeros, parts.low,
                 stride, parts.low_grad, in, this->act);
             S* const to = static_cast<S*>(p.grad_x) + n * p.in_channels * count;
@@ -343,7 +337,7 @@ struct Backward : ChainSizes<S> {
             }
             std::fill_n(lines, p.low_height * p.width, S(0));
             for (int64_t y = 0; y < p.height; ++y) {
-                taps.spread(y, grad + y * p.width, lines);
+                taps.spread(y, 0, p.width, grad + y * p.width, lines);
             }
             S* const to = static_cast<S*>(p.grad_img) + c * this->low_pixels;
             for (int64_t r = 0; r < p.low_height; ++r) {

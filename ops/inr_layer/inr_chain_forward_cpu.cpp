@@ -43,8 +43,6 @@ struct Forward : ChainSizes<S> {
     explicit Forward(const InrChainParams& params)
         : Base(params), taps(params), shared(this->shared_inputs()) {}
 
-    bool starts_from_sums() const { return this->has_context || this->has_tables(); }
-
     // All parts in their order; `take` is called with every size.
     template <typename F>
     Parts cut(F take) const {
@@ -66,7 +64,7 @@ struct Forward : ChainSizes<S> {
         parts.lines = take(p.low_height * p.width);
         parts.cols = take(outs[0] * p.width);
         parts.rows = take(outs[0] * p.height);
-        parts.band = take(starts_from_sums() ? outs[0] * this->band_rows() * p.width : 0);
+        parts.band = take(this->band_size());
         parts.inputs = take(shared.empty() ? this->tile_panels * panel_stride<S>(depths[0]) : 0);
         parts.colours = take(this->tile_panels * panel_stride<S>(p.colours));
         return parts;
@@ -129,7 +127,7 @@ struct Forward : ChainSizes<S> {
         const S* x = static_cast<const S*>(p.x) + n * p.in_channels * this->low_pixels;
         const int64_t in = panel_stride<S>(p.in_channels), out = panel_stride<S>(outs[0]);
         to_panels(x, this->low_pixels, p.in_channels, this->low_pixels, in, parts.low);
-        chain_product<S, Start::kBias, Finish::kSum>(
+        multiply_tile<S, Start::kBias, Finish::kSum>(
             outs[0], p.in_channels, low_panels(), parts.x_weight, parts.zeros, parts.low, in,
             parts.product, out, this->act);
         to_planes(parts.product, out, outs[0], this->low_pixels, this->low_pixels, parts.context);
@@ -169,13 +167,13 @@ struct Forward : ChainSizes<S> {
             const int64_t stride = panel_stride<S>(outs[k]);
             const int64_t below = k > 0 ? panel_stride<S>(depths[k]) : in_stride;
             out = this->saved(n, k) + panel * stride;
-            if (k == 0 && starts_from_sums()) {
+            if (k == 0 && this->starts_from_sums()) {
                 start(parts, first, count, out);
-                chain_product<S, Start::kSum, Finish::kActivate>(
+                multiply_tile<S, Start::kSum, Finish::kActivate>(
                     outs[k], depths[k], panels, parts.weights[k], parts.biases[k], in, below, out,
                     stride, this->act);
             } else {
-                chain_product<S, Start::kBias, Finish::kActivate>(
+                multiply_tile<S, Start::kBias, Finish::kActivate>(
                     outs[k], depths[k], panels, parts.weights[k], parts.biases[k], in, below, out,
                     stride, this->act);
             }
@@ -183,7 +181,7 @@ struct Forward : ChainSizes<S> {
         }
         const int64_t last = outs[p.layers - 1], stride = panel_stride<S>(p.colours);
         const Activation<S> none = {S(1), S(1), this->act.limit};
-        chain_product<S, Start::kBias, Finish::kActivate>(
+        multiply_tile<S, Start::kBias, Finish::kActivate>(
             p.colours, last, panels, parts.rgb, parts.rgb_bias, out, panel_stride<S>(last),
             parts.colours, stride, none);
         S* const image = static_cast<S*>(p.image) + n * p.colours * this->pixels + first;

@@ -176,11 +176,6 @@ struct ChainSizes {
 
     int64_t low_panels() const { return panels_of<S>(low_pixels); }
 
-    // Rows of the grid that a tile has parts of, at most.
-    int64_t band_rows() const {
-        return std::min(p.height, (tile_panels * L::kWidth + p.width - 2) / p.width + 1);
-    }
-
     // Whether each panel is a part of one row.
     bool rows_are_panels() const { return p.width % L::kWidth == 0; }
 
@@ -198,7 +193,17 @@ struct ChainSizes {
         }
     }
 
-    bool has_tables() const { return p.col_channels + p.row_channels > 0; }
+    // Whether the first layer's sums start from more than its bias.
+    bool starts_from_sums() const { return has_context || p.col_channels + p.row_channels > 0; }
+
+    // Elements of the first layer's sums by planes, of all rows that a tile has parts of.
+    int64_t band_size() const {
+        if (!starts_from_sums() || rows_are_panels()) {
+            return 0;
+        }
+        const int64_t rows = (tile_panels * L::kWidth + p.width - 2) / p.width + 1;
+        return outs[0] * std::min(p.height, rows) * p.width;
+    }
 
     // Whether the batch shares what the first layer reads on the grid.
     bool shares_inputs() const { return p.shared_channels > 0 && p.shared_channels == depths[0]; }
@@ -228,19 +233,5 @@ struct ChainSizes {
         }
     }
 };
-
-// The product of one tile: every weight panel with all pixels.
-template <typename S, Start kStart, Finish kFinish>
-void chain_product(
-    int64_t rows, int64_t depth, int64_t panels, const S* weight, const S* bias, const S* in,
-    int64_t in_stride, S* out, int64_t out_stride, const Activation<S>& act) {
-    for (int64_t i = 0; i < rows; i += kRows) {
-        for (int64_t j = 0; j < panels; ++j) {
-            multiply<S, kStart, kFinish>(
-                depth, weight + i * depth, in + j * in_stride, bias + i,
-                out + j * out_stride + i * Lanes<S>::kWidth, act);
-        }
-    }
-}
 
 }  // namespace inr

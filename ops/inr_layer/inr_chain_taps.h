@@ -36,10 +36,10 @@ public:
         const int64_t blocks = (results + L::kCount - 1) / L::kCount;
         std::vector<int64_t> low(blocks, INT64_MAX), high(blocks, -1);
         for (int64_t i = 0; i < entries; ++i) {
-            const auto [result, value, weight] = entry(i);
-            static_cast<void>(weight);
-            low[result / L::kCount] = std::min(low[result / L::kCount], value);
-            high[result / L::kCount] = std::max(high[result / L::kCount], value);
+            const auto found = entry(i);
+            const int64_t block = found.result / L::kCount;
+            low[block] = std::min(low[block], found.value);
+            high[block] = std::max(high[block], found.value);
         }
         int64_t size = 0;
         for (int64_t block = 0; block < blocks; ++block) {
@@ -49,9 +49,10 @@ public:
         }
         weights_.assign(size, S(0));
         for (int64_t i = 0; i < entries; ++i) {
-            const auto [result, value, weight] = entry(i);
-            const Block& block = blocks_[result / L::kCount];
-            weights_[block.at + (value - block.first) * L::kCount + result % L::kCount] += weight;
+            const auto found = entry(i);
+            const Block& block = blocks_[found.result / L::kCount];
+            const int64_t column = (found.value - block.first) * L::kCount;
+            weights_[block.at + column + found.result % L::kCount] += found.weight;
         }
     }
 
@@ -113,10 +114,10 @@ struct ChainTaps {
 
     S row_share(int64_t y, int64_t t) const { return count == 1 ? S(1) : row_weight[y * 2 + t]; }
 
-    // lines [h, W] += a row of the grid, as rows of the lattice are read.
-    void spread(int64_t y, const S* in, S* lines) const {
+    // lines [h, W] += columns of a row of the grid, from x on, as rows of the lattice are read.
+    void spread(int64_t y, int64_t x, int64_t columns, const S* in, S* lines) const {
         for (int64_t t = 0; t < count; ++t) {
-            add_scaled(in, row_share(y, t), width, lines + row(y, t) * width);
+            add_scaled(in, row_share(y, t), columns, lines + row(y, t) * width + x);
         }
     }
 

@@ -56,20 +56,14 @@ def inr_weights(
         RuntimeError: impl="cpp", and the kernel does not take the call.
     """
     _check_shapes(ws, layers, affines, rgb, rgb_affine)
-    if not _is_traced():
+    if not _dispatch.is_traced():
         tensors = kernels.flat(ws, layers, affines, rgb, rgb_affine)
         chosen, _reasons = _dispatch.choose("inr_weights", tensors, impl)
         if chosen == "cpp":
             return autograd.native_weights(tensors, activation)
     elif impl == "cpp":
         raise RuntimeError("inr_weights: impl='cpp' cannot run under autocast or torch.compile")
-    impl = "auto" if impl == "cpp" else impl
     return reference.inr_weights(ws, layers, affines, rgb, rgb_affine, activation, impl)
-
-
-def _is_traced() -> bool:
-    """Whether PyTorch's operations are to be seen one by one."""
-    return torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu")
 
 
 def _check_shapes(

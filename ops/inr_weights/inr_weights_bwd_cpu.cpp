@@ -71,9 +71,9 @@ struct BlockBackward : Block<S> {
 
     // Chunks of rows where there are many, else parts of the batch: enough tasks for some threads.
     void choose_parts(FmmParams& layer) const {
-        constexpr int64_t kRowsOfTask = 66, kTasks = 4;
-        const bool is_small = layer.o <= kRowsOfTask;
-        layer.chunk = is_small ? layer.o : kRowsOfTask;
+        constexpr int64_t kTasks = 4;
+        const bool is_small = layer.o <= kTaskRows;
+        layer.chunk = is_small ? layer.o : kTaskRows;
         layer.splits = is_small ? std::min(p.n, kTasks) : 1;
     }
 

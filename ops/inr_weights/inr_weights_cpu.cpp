@@ -57,17 +57,15 @@ struct Forward : Block<S> {
         for_all_jobs(counts, p.threads, [&](int64_t k, int64_t job) {
             style_rows(k, job * kStyleRows);
         });
-        // A task has so many rows that reading b is little of its work.
-        constexpr int64_t kChunk = 66;
         counts.clear();
         for (int64_t k = 0; k < p.layers; ++k)
-            counts.push_back(p.n * divide_up(this->layers[k].o, kChunk));
+            counts.push_back(p.n * divide_up(this->layers[k].o, kTaskRows));
         counts.push_back(p.n);
         for_all_jobs(counts, p.threads, [&](int64_t k, int64_t job) {
             if (k == p.layers) return to_rgb(job);
             const FmmParams& layer = this->layers[k];
-            const int64_t chunks = divide_up(layer.o, kChunk), begin = job % chunks * kChunk;
-            const int64_t end = std::min(begin + kChunk, layer.o);
+            const int64_t chunks = divide_up(layer.o, kTaskRows), begin = job % chunks * kTaskRows;
+            const int64_t end = std::min(begin + kTaskRows, layer.o);
             forward_chunk<S, S, S>(layer, job / chunks, begin, end);
         });
     }

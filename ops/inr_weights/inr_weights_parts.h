@@ -11,6 +11,8 @@ namespace {
 constexpr int64_t kMaxLayers = 4;
 // Rows of an affine layer that one task goes through: several register tiles of either kind.
 constexpr int64_t kStyleRows = 48;
+// Rows of a modulated weight that a task goes through: reading b is little of its work.
+constexpr int64_t kTaskRows = 66;
 
 // One affine layer: that of an FMM layer, or the one of to-RGB.
 template <typename S>

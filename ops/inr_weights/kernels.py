@@ -7,7 +7,6 @@ weight, matrix and bias.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,13 +14,11 @@ import torch
 from torch import Tensor
 
 from ops import _dispatch
-from ops.fmm.reference import FMM_ACTIVATIONS
+from ops.fmm.kernels import modulation_fields
 
 _MAX_LAYERS = 4
 _WIDTH = 32
 """Values of w come in as many as the widest vectors hold twice."""
-
-_CODES = {name: code for code, name in enumerate(FMM_ACTIVATIONS)}
 
 
 def flat(
@@ -147,13 +144,12 @@ def _call(function: str, tensors: Sequence[Tensor], activation: str, **results: 
         d=ws.shape[2],
         r=rank,
         colours=rgb.shape[0],
-        activation=_CODES[activation],
         ws_image_stride=ws.stride(0),
         ws_layer_stride=ws.stride(1),
         threads=torch.get_num_threads(),
         affine_gain=ws.shape[2] ** -0.5,
-        scale=1 / math.sqrt(rank) if FMM_ACTIVATIONS[activation] else 1.0,
         rgb_gain=rgb.shape[1] ** -0.5,
+        **modulation_fields(activation, rank),
         **fields,
         **results,
     )
