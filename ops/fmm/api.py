@@ -73,11 +73,16 @@ def fmm(
             f"fmm: factors {list(a.shape)} x {list(b.shape)} do not produce [N, O, I] for "
             f"a weight {list(weight.shape)}"
         )
-    if activation not in FMM_ACTIVATIONS:
-        raise ValueError(
-            f"fmm activation must be one of {', '.join(FMM_ACTIVATIONS)}, got {activation!r}"
-        )
+    check_activation(activation)
     chosen, _reasons = _dispatch.choose("fmm", [weight, a, b], impl)
     if chosen == "ref":
         return reference.fmm(weight, a, b, activation, out_dtype=out_dtype)
     return autograd.native_fmm(weight, a, b, activation, out_dtype or weight.dtype, chosen)
+
+
+def check_activation(activation: str) -> None:
+    """Raises ValueError unless it is a name of `FMM_ACTIVATIONS`."""
+    if activation not in FMM_ACTIVATIONS:
+        raise ValueError(
+            f"fmm activation must be one of {', '.join(FMM_ACTIVATIONS)}, got {activation!r}"
+        )

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ops import _dispatch
 from ops._native import register_native
+from ops.fmm.api import check_activation
 from ops.inr_weights import autograd, kernels, reference
 
 register_native(
@@ -56,6 +57,7 @@ def inr_weights(
         RuntimeError: impl="cpp", and the kernel does not take the call.
     """
     _check_shapes(ws, layers, affines, rgb, rgb_affine)
+    check_activation(activation)
     if not _dispatch.is_traced():
         tensors = kernels.flat(ws, layers, affines, rgb, rgb_affine)
         chosen, _reasons = _dispatch.choose("inr_weights", tensors, impl)

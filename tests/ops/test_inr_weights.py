@@ -151,6 +151,8 @@ def test_messages() -> None:
     assert inr_weights(w, [one], [affine], one, rgb)[1].shape == (2, 1, 1)
     with pytest.raises(ValueError, match=r"one w per layer .* got \[2, 2, 32\] for 2 layers"):
         inr_weights(w, [one, one], [affine, affine], one, rgb)
+    with pytest.raises(ValueError, match="fmm activation must be one of demod, .* got 'relu'"):
+        inr_weights(w, [one], [affine], one, rgb, "relu")
     with pytest.raises(ValueError, match=r"an affine map \[2, 32\], \[2\] of w \[32\] does not"):
         inr_weights(w, [torch.ones(2, 1)], [affine], one, rgb)
     with pytest.raises(ValueError, match=r"to-RGB of 1 channels and w \[32\] needs \[C, 1\]"):
