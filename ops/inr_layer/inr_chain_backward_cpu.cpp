@@ -16,7 +16,6 @@ struct Backward : ChainSizes<S> {
     using Base::p;
     using Base::outs;
     using Base::depths;
-    using Base::rows_of;
     using Base::low_panels;
 
     const ChainTaps<S> taps;
@@ -72,19 +71,19 @@ struct Backward : ChainSizes<S> {
     Parts cut(F take) const {
         Parts parts = {};
         for (int64_t k = 0; k < p.layers; ++k) {
-            parts.transposed[k] = take(k > 0 ? rows_of(depths[k]) * outs[k] : 0);
-            parts.of_weights[k] = take(outs[k] * outer_stride<S>(depths[k]));
+            parts.transposed[k] = take(k > 0 ? padded_rows(depths[k]) * outs[k] : 0);
+            parts.of_weights[k] = take(padded_rows(outs[k]) * outer_stride<S>(depths[k]));
         }
         const int64_t first = outs[0], tile = this->tile_panels;
         const int64_t below = this->has_context ? turned_size<S>(low_panels(), p.in_channels) : 0;
-        parts.x_transposed = take(rows_of(p.in_channels) * first);
-        parts.own_transposed = take(rows_of(p.own_channels) * first);
-        parts.rgb = take(clamps() ? rows_of(p.colours) * last() : 0);
-        parts.rgb_bias = take(rows_of(p.colours));
-        parts.rgb_transposed = take(rows_of(last()) * p.colours);
+        parts.x_transposed = take(padded_rows(p.in_channels) * first);
+        parts.own_transposed = take(padded_rows(p.own_channels) * first);
+        parts.rgb = take(clamps() ? padded_rows(p.colours) * last() : 0);
+        parts.rgb_bias = take(padded_rows(p.colours));
+        parts.rgb_transposed = take(padded_rows(last()) * p.colours);
         parts.of_rgb = take(p.colours * outer_stride<S>(last()));
         parts.sums = take(num_sums);
-        parts.zeros = take(rows_of(std::max(this->widest, p.in_channels)));
+        parts.zeros = take(padded_rows(std::max(this->widest, p.in_channels)));
         parts.grad = take(tile * panel_stride<S>(this->widest));
         parts.next = take(tile * panel_stride<S>(this->widest));
         parts.inputs = take(shared.empty() ? tile * panel_stride<S>(depths[0]) : 0);
@@ -95,7 +94,7 @@ struct Backward : ChainSizes<S> {
         parts.cols = take(first * p.width);
         parts.rows = take(first * p.height);
         if (this->has_context) {
-            parts.of_x_weight = take(first * outer_stride<S>(p.in_channels));
+            parts.of_x_weight = take(padded_rows(first) * outer_stride<S>(p.in_channels));
             parts.lines = take(first * p.low_height * p.width);
             parts.context = take(first * this->low_pixels);
             parts.low = take(low_panels() * panel_stride<S>(first));
@@ -138,17 +137,17 @@ struct Backward : ChainSizes<S> {
         pack_transposed(weight + own, this->columns, outs[0], p.own_channels, parts.own_transposed);
         const S* rgb = static_cast<const S*>(p.rgb) + n * p.colours * last();
         pack_transposed(rgb, last(), p.colours, last(), parts.rgb_transposed);
-        for (int64_t i = 0; clamps() && i * kRows < p.colours; ++i) {
-            pack_weight(rgb, last(), p.colours, i, last(), parts.rgb + i * kRows * last());
+        if (clamps()) {
+            pack_weight(rgb, last(), p.colours, last(), parts.rgb);
         }
-        for (int64_t i = 0; i < rows_of(p.colours); ++i) {
+        for (int64_t i = 0; i < padded_rows(p.colours); ++i) {
             parts.rgb_bias[i] = i < p.colours ? static_cast<const S*>(p.rgb_bias)[i] : S(0);
         }
         if (p.grad_image == nullptr) {
             std::fill_n(parts.of_rgb, p.colours * outer_stride<S>(last()), S(0));
         }
         std::fill_n(parts.sums, num_sums, S(0));
-        std::fill_n(parts.zeros, rows_of(std::max(this->widest, p.in_channels)), S(0));
+        std::fill_n(parts.zeros, padded_rows(std::max(this->widest, p.in_channels)), S(0));
         std::fill_n(parts.cols, outs[0] * p.width, S(0));
         std::fill_n(parts.rows, outs[0] * p.height, S(0));
         if (this->has_context) {
@@ -199,7 +198,7 @@ struct Backward : ChainSizes<S> {
             // Lines that fill up the last rows of weights.
             for (int64_t j = 0; j < panels; ++j) {
                 S* const padding = grad + j * stride + last() * L::kWidth;
-                std::fill_n(padding, (rows_of(last()) - last()) * L::kWidth, S(0));
+                std::fill_n(padding, (padded_rows(last()) - last()) * L::kWidth, S(0));
             }
         } else {
             std::fill_n(grad, panels * stride, S(0));

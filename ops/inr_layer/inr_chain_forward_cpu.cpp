@@ -16,7 +16,6 @@ struct Forward : ChainSizes<S> {
     using Base::p;
     using Base::outs;
     using Base::depths;
-    using Base::rows_of;
     using Base::low_panels;
 
     const ChainTaps<S> taps;
@@ -48,10 +47,10 @@ struct Forward : ChainSizes<S> {
     Parts cut(F take) const {
         Parts parts = {};
         for (int64_t k = 0; k < p.layers; ++k) {
-            parts.weights[k] = take(rows_of(outs[k]) * depths[k]);
-            parts.biases[k] = take(rows_of(outs[k]));
+            parts.weights[k] = take(padded_rows(outs[k]) * depths[k]);
+            parts.biases[k] = take(padded_rows(outs[k]));
         }
-        const int64_t colours = rows_of(p.colours), rows = rows_of(outs[0]);
+        const int64_t colours = padded_rows(p.colours), rows = padded_rows(outs[0]);
         parts.rgb = take(colours * outs[p.layers - 1]);
         parts.rgb_bias = take(colours);
         parts.zeros = take(rows);
@@ -96,34 +95,25 @@ struct Forward : ChainSizes<S> {
             const S* weight = this->weight(n, k);
             const int64_t stride = this->weight_stride(k);
             const int64_t head = k > 0 ? depths[k] : this->grid_x;
-            for (int64_t i = 0; i * kRows < outs[k]; ++i) {
-                S* packed = parts.weights[k] + i * kRows * depths[k];
-                pack_weight(weight, stride, outs[k], i, head, packed);
-                pack_weight(weight + (k > 0 ? 0 : this->tail), stride, outs[k], i,
-                            depths[k] - head, packed + kRows * head);
-            }
+            pack_weight(
+                weight, stride, outs[k], head, this->tail, depths[k] - head, parts.weights[k]);
             const S* bias = this->biases[k] + n * this->bias_strides[k];
-            for (int64_t i = 0; i < rows_of(outs[k]); ++i) {
+            for (int64_t i = 0; i < padded_rows(outs[k]); ++i) {
                 parts.biases[k][i] = i < outs[k] ? bias[i] : S(0);
             }
         }
         const int64_t depth = outs[p.layers - 1];
         const S* rgb = static_cast<const S*>(p.rgb) + n * p.colours * depth;
-        for (int64_t i = 0; i * kRows < p.colours; ++i) {
-            pack_weight(rgb, depth, p.colours, i, depth, parts.rgb + i * kRows * depth);
-        }
-        for (int64_t i = 0; i < rows_of(p.colours); ++i) {
+        pack_weight(rgb, depth, p.colours, depth, parts.rgb);
+        for (int64_t i = 0; i < padded_rows(p.colours); ++i) {
             parts.rgb_bias[i] = i < p.colours ? static_cast<const S*>(p.rgb_bias)[i] : S(0);
         }
-        std::fill_n(parts.zeros, rows_of(outs[0]), S(0));
+        std::fill_n(parts.zeros, padded_rows(outs[0]), S(0));
     }
 
     void context(int64_t n, const Parts& parts) const {
-        const S* weight = this->weight(n, 0);
-        for (int64_t i = 0; i * kRows < outs[0]; ++i) {
-            S* packed = parts.x_weight + i * kRows * p.in_channels;
-            pack_weight(weight, this->columns, outs[0], i, p.in_channels, packed);
-        }
+        pack_weight(
+            this->weight(n, 0), this->columns, outs[0], p.in_channels, parts.x_weight);
         const S* x = static_cast<const S*>(p.x) + n * p.in_channels * this->low_pixels;
         const int64_t in = panel_stride<S>(p.in_channels), out = panel_stride<S>(outs[0]);
         to_panels(x, this->low_pixels, p.in_channels, this->low_pixels, in, parts.low);
@@ -201,7 +191,7 @@ struct Forward : ChainSizes<S> {
         }
         const int64_t stride = panel_stride<S>(outs[0]);
         for (int64_t j = 0; j < panels_of<S>(count); ++j) {
-            const int64_t padding = rows_of(outs[0]) - outs[0];
+            const int64_t padding = padded_rows(outs[0]) - outs[0];
             std::fill_n(out + j * stride + outs[0] * L::kWidth, padding * L::kWidth, S(0));
         }
     }

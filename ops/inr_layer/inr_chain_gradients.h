@@ -91,7 +91,7 @@ __attribute__((noinline)) void outer_rows(
 }
 
 // out[o, d] = (or +=) the sum over pixels of left[o] right[d]. Left in panels, whose pixels beyond
-// an image are 0, right from by_pixels; rows of out are outer_stride apart.
+// an image are 0, right from by_pixels; rows of out are outer_stride apart, padded_rows of them.
 template <typename S>
 void add_outer(
     int64_t rows, int64_t columns, int64_t panels, const S* left, int64_t left_stride,
@@ -99,19 +99,10 @@ void add_outer(
     using L = Lanes<S>;
     const int64_t stride = outer_stride<S>(columns);
     for (int64_t d = 0; d < columns; d += L::kWidth, right += panels * L::kWidth * L::kWidth) {
-        int64_t o = 0;
-        for (; o + kRows <= rows; o += kRows) {
-            outer_rows<S, kRows>(panels, left + o * L::kWidth, left_stride, right, adds,
-                                 out + o * stride + d, stride);
-        }
-        for (; o + 2 <= rows; o += 2) {
-            outer_rows<S, 2>(panels, left + o * L::kWidth, left_stride, right, adds,
-                             out + o * stride + d, stride);
-        }
-        if (o < rows) {
-            outer_rows<S, 1>(panels, left + o * L::kWidth, left_stride, right, adds,
-                             out + o * stride + d, stride);
-        }
+        for_row_panels(rows, [&](int64_t o, auto height) {
+            outer_rows<S, height>(panels, left + o * L::kWidth, left_stride, right, adds,
+                                  out + o * stride + d, stride);
+        });
     }
 }
 
@@ -168,19 +159,19 @@ void differentiate(
 // W^T [columns, rows] packed as the weight of a product.
 template <typename S>
 void pack_transposed(const S* weight, int64_t stride, int64_t rows, int64_t columns, S* packed) {
-    for (int64_t i = 0; i < columns; i += kRows) {
-        const int64_t count = std::min<int64_t>(kRows, columns - i);
-        for (int64_t o = 0; o < rows; ++o, packed += kRows) {
-            const S* from = weight + o * stride + i;
-            if (count == kRows) {
-                std::memcpy(packed, from, kRows * sizeof(S));
+    for_row_panels(columns, [&](int64_t first, auto height) {
+        const int64_t count = std::min<int64_t>(height, columns - first);
+        for (int64_t o = 0; o < rows; ++o, packed += height) {
+            const S* from = weight + o * stride + first;
+            if (count == height) {
+                std::memcpy(packed, from, height * sizeof(S));
                 continue;
             }
-            for (int64_t r = 0; r < kRows; ++r) {
+            for (int64_t r = 0; r < height; ++r) {
                 packed[r] = r < count ? from[r] : S(0);
             }
         }
-    }
+    });
 }
 
 // to [count] += row; returns the sum of the row.

@@ -56,7 +56,7 @@ void for_each_image(int64_t batch, int64_t threads, Cut cut, F image) {
 // are a multiple of 4 KiB apart compete for the same few places of the cache.
 template <typename S>
 int64_t panel_stride(int64_t channels) {
-    return (round_up(channels, kRows) + 1) * Lanes<S>::kWidth;
+    return (padded_rows(channels) + 1) * Lanes<S>::kWidth;
 }
 
 template <typename S>
@@ -171,8 +171,6 @@ struct ChainSizes {
     S* saved(int64_t n, int64_t k) const {
         return static_cast<S*>(p.saved) + n * p.saved_size + saved_at[k];
     }
-
-    static int64_t rows_of(int64_t channels) { return round_up(channels, kRows); }
 
     int64_t low_panels() const { return panels_of<S>(low_pixels); }
 

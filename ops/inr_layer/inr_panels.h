@@ -3,13 +3,16 @@
 //
 // A panel holds kWidth pixels of all channels, [channels][kWidth], contiguous. Pixels are counted
 // row by row, so a panel may hold the end of one row and the start of the next. A product takes a
-// panel of inputs and packed weights [rows / kRows][K][kRows] to a panel of outputs, which is the
-// next product's input: nothing is rearranged in between. Its inner kernel keeps kRows x kWidth
-// sums in registers, as large as they allow.
+// panel of inputs and packed weights to a panel of outputs, which is the next product's input:
+// nothing is rearranged in between. Its inner kernel keeps the sums of kRows rows x kWidth pixels in
+// registers, as many as they allow. The last rows of a weight are taken kFewRows at a time where
+// fewer zeros fill them up then: 16 rows are 6 + 6 + 4. Fewer still would not keep the units busy.
 
 #include <algorithm>
 #include <cstdint>
 #include <limits>
+#include <numeric>
+#include <type_traits>
 
 #include "../_native/lanes.h"
 #include "../_native/transpose.h"
@@ -21,6 +24,7 @@ constexpr int kRows = 12;
 #else
 constexpr int kRows = 6;
 #endif
+constexpr int kFewRows = 4;
 
 // y = max(-limit, min(limit, gain * (v > 0 ? v : slope * v))), NaN stays NaN.
 template <typename S>
@@ -33,15 +37,15 @@ struct Activation {
 enum class Start { kSum, kBias };
 enum class Finish { kSum, kActivate };
 
-// c [kRows][kWidth] = (c or bias) + a^T b, a [K][kRows], b [K][kWidth], then the activation.
+// c [kCount][kWidth] = (c or bias) + a^T b, a [K][kCount], b [K][kWidth], then the activation.
 // A function of its own: inlined, it has to share the registers.
-template <typename S, Start kStart, Finish kFinish>
+template <typename S, int kCount, Start kStart, Finish kFinish>
 __attribute__((noinline)) void multiply(
     int64_t depth, const S* a, const S* b, const S* bias, S* c, const Activation<S>& act) {
     using L = Lanes<S>;
-    typename L::vector sum[kRows][2];
+    typename L::vector sum[kCount][2];
 #pragma GCC unroll 16
-    for (int i = 0; i < kRows; ++i) {
+    for (int i = 0; i < kCount; ++i) {
         for (int half = 0; half < 2; ++half) {
             if (kStart == Start::kBias) {
                 sum[i][half] = typename L::vector{} + bias[i];
@@ -55,15 +59,15 @@ __attribute__((noinline)) void multiply(
         const typename L::vector right = load<S>(b + L::kCount);
         b += L::kWidth;
 #pragma GCC unroll 16
-        for (int i = 0; i < kRows; ++i) {
+        for (int i = 0; i < kCount; ++i) {
             sum[i][0] += a[i] * left;
             sum[i][1] += a[i] * right;
         }
-        a += kRows;
+        a += kCount;
     }
     const bool clamps = act.limit < std::numeric_limits<S>::infinity();
 #pragma GCC unroll 16
-    for (int i = 0; i < kRows; ++i) {
+    for (int i = 0; i < kCount; ++i) {
         for (int half = 0; half < 2; ++half) {
             typename L::vector v = sum[i][half];
             if (kFinish == Finish::kActivate) {
@@ -80,16 +84,40 @@ __attribute__((noinline)) void multiply(
 
 inline int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 
-// kRows rows of a weight from panel * kRows on, K of its columns, as [K][kRows]; zeros beyond.
-template <typename T, typename S>
-void pack_weight(
-    const T* weight, int64_t row_stride, int64_t rows, int64_t panel, int64_t depth, S* packed) {
+// How many rows panels of kRows and kFewRows have that together have at least `rows`.
+inline int64_t padded_rows(int64_t rows) {
+    constexpr int64_t step = std::gcd(kRows, kFewRows);
+    return std::max<int64_t>(round_up(rows, step), rows > 0 ? kFewRows : 0);
+}
+
+// Calls panel(first, height) for the panels of so many rows; height is known to the compiler:
+// std::integral_constant of kRows or kFewRows.
+template <typename F>
+void for_row_panels(int64_t rows, F panel) {
+    const int64_t padded = padded_rows(rows);
+    int64_t large = padded;
+    while (large % kRows != 0) {
+        large -= kFewRows;
+    }
+    int64_t first = 0;
+    for (; first < large; first += kRows) {
+        panel(first, std::integral_constant<int, kRows>());
+    }
+    for (; first < padded; first += kFewRows) {
+        panel(first, std::integral_constant<int, kFewRows>());
+    }
+}
+
+// Rows `first` .. first + kCount of a weight, K of its columns, as [K][kCount]; zeros beyond.
+template <int kCount, typename T, typename S>
+void pack_rows(
+    const T* weight, int64_t row_stride, int64_t rows, int64_t first, int64_t depth, S* packed) {
     using L = Lanes<S>;
-    const T* const from = weight + panel * kRows * row_stride;
-    const int64_t count = std::min<int64_t>(kRows, rows - panel * kRows);
+    const T* const from = weight + first * row_stride;
+    const int64_t count = std::min<int64_t>(kCount, rows - first);
     int64_t k = 0;
-    if constexpr (kRows <= L::kCount) {
-        // Squares of columns. A vector is longer than kRows: the next column overwrites its end.
+    if constexpr (kCount <= L::kCount) {
+        // Squares of columns. A vector is longer than kCount: the next column overwrites its end.
         for (; k + L::kCount < depth; k += L::kCount) {
             lanes_t<S> square[L::kCount] = {};
             for (int64_t i = 0; i < count; ++i) {
@@ -97,15 +125,33 @@ void pack_weight(
             }
             transpose<S>(square);
             for (int64_t j = 0; j < L::kCount; ++j) {
-                store<S>(packed + (k + j) * kRows, square[j]);
+                store<S>(packed + (k + j) * kCount, square[j]);
             }
         }
     }
     for (; k < depth; ++k) {
-        for (int64_t i = 0; i < kRows; ++i) {
-            packed[k * kRows + i] = i < count ? to_sum(from[i * row_stride + k]) : S(0);
+        for (int64_t i = 0; i < kCount; ++i) {
+            packed[k * kCount + i] = i < count ? to_sum(from[i * row_stride + k]) : S(0);
         }
     }
+}
+
+// A weight [rows, head + tail] as multiply_tile takes it, [panels][head + tail][rows of the panel];
+// the tail's columns begin at `tail_at` of a row.
+template <typename T, typename S>
+void pack_weight(
+    const T* weight, int64_t row_stride, int64_t rows, int64_t head, int64_t tail_at, int64_t tail,
+    S* packed) {
+    for_row_panels(rows, [&](int64_t first, auto height) {
+        S* const panel = packed + first * (head + tail);
+        pack_rows<height>(weight, row_stride, rows, first, head, panel);
+        pack_rows<height>(weight + tail_at, row_stride, rows, first, tail, panel + height * head);
+    });
+}
+
+template <typename T, typename S>
+void pack_weight(const T* weight, int64_t row_stride, int64_t rows, int64_t depth, S* packed) {
+    pack_weight(weight, row_stride, rows, depth, 0, 0, packed);
 }
 
 // Copies channels [C, pixels], as panels from `panel` on; lanes beyond the last pixel are 0.
@@ -186,17 +232,17 @@ void multiply_tile(
     S* out,
     int64_t out_stride,
     const Activation<S>& act) {
-    for (int64_t i = 0; i < round_up(rows, kRows); i += kRows) {
+    for_row_panels(rows, [&](int64_t first, auto height) {
         for (int64_t j = 0; j < panels; ++j) {
-            multiply<S, kStart, kFinish>(
+            multiply<S, height, kStart, kFinish>(
                 depth,
-                weight + i * depth,
+                weight + first * depth,
                 in + j * in_stride,
-                bias + i,
-                out + j * out_stride + i * Lanes<S>::kWidth,
+                bias + first,
+                out + j * out_stride + first * Lanes<S>::kWidth,
                 act);
         }
-    }
+    });
 }
 
 }  // namespace inr

@@ -79,19 +79,19 @@ struct Chain {
     void measure() {
         int64_t widest = depths[0] + 1, size = 0;
         for (int64_t k = 0; k < p.layers; ++k) {
-            const int64_t rows = round_up(outs[k], kRows);
+            const int64_t rows = padded_rows(outs[k]);
             widest = std::max(widest, rows);
             weight_at[k] = size;
             size += rows * depths[k];
             bias_at[k] = size;
             size += rows;
         }
-        const int64_t colours = p.image == nullptr ? 0 : round_up(p.colours, kRows);
+        const int64_t colours = p.image == nullptr ? 0 : padded_rows(p.colours);
         rgb_at = size;
         rgb_bias_at = size += colours * outs[p.layers - 1];
         size += colours;
         widest = std::max(widest, colours);
-        const int64_t rows = round_up(outs[0], kRows);
+        const int64_t rows = padded_rows(outs[0]);
         zeros_at = size;
         context_weight_at = size += rows;
         size += has_context ? rows * p.in_channels : 0;
@@ -172,26 +172,22 @@ struct Chain {
         const int64_t stride = k == 0 ? columns() : depths[k];
         const T* weight = static_cast<const T*>(weights[k]) + n * outs[k] * stride;
         if (job > p.layers) {
-            for (int64_t i = 0; i < round_up(outs[0], kRows); ++i) {
+            for (int64_t i = 0; i < padded_rows(outs[0]); ++i) {
                 image[zeros_at + i] = 0;
             }
-            for (int64_t i = 0; has_context && i * kRows < outs[0]; ++i) {
-                S* packed = image + context_weight_at + i * kRows * p.in_channels;
-                pack_weight(weight, stride, outs[0], i, p.in_channels, packed);
+            if (has_context) {
+                S* const packed = image + context_weight_at;
+                pack_weight(weight, stride, outs[0], p.in_channels, packed);
             }
             return;
         }
         // Of the first layer, columns of x on the output grid, then those after the tables.
         const int64_t head = k > 0 ? depths[k] : has_context ? 0 : p.in_channels;
-        const int64_t tail = p.in_channels + p.table_channels - head;
-        for (int64_t i = 0; i * kRows < outs[k]; ++i) {
-            S* packed = image + weight_at[k] + i * kRows * depths[k];
-            pack_weight(weight, stride, outs[k], i, head, packed);
-            packed += kRows * head;
-            pack_weight(weight + head + tail, stride, outs[k], i, depths[k] - head, packed);
-        }
+        const int64_t tail = k > 0 ? head : p.in_channels + p.table_channels;
+        S* const packed = image + weight_at[k];
+        pack_weight(weight, stride, outs[k], head, tail, depths[k] - head, packed);
         const T* bias = static_cast<const T*>(biases[k]);
-        for (int64_t i = 0; i < round_up(outs[k], kRows); ++i) {
+        for (int64_t i = 0; i < padded_rows(outs[k]); ++i) {
             const bool given = bias != nullptr && i < outs[k];
             image[bias_at[k] + i] = given ? to_sum(bias[n * bias_strides[k] + i]) : S(0);
         }
@@ -200,12 +196,13 @@ struct Chain {
     void pack_rgb(int64_t n, S* image) const {
         const int64_t depth = outs[p.layers - 1];
         const T* weight = static_cast<const T*>(p.rgb) + n * p.colours * depth;
-        for (int64_t i = 0; p.image != nullptr && i * kRows < p.colours; ++i) {
-            pack_weight(weight, depth, p.colours, i, depth, image + rgb_at + i * kRows * depth);
-            for (int64_t c = i * kRows; c < (i + 1) * kRows; ++c) {
-                const S bias = c < p.colours ? static_cast<const S*>(p.rgb_bias)[c] : S(0);
-                image[rgb_bias_at + c] = bias;
-            }
+        if (p.image == nullptr) {
+            return;
+        }
+        pack_weight(weight, depth, p.colours, depth, image + rgb_at);
+        for (int64_t c = 0; c < padded_rows(p.colours); ++c) {
+            const S bias = c < p.colours ? static_cast<const S*>(p.rgb_bias)[c] : S(0);
+            image[rgb_bias_at + c] = bias;
         }
     }
 
@@ -213,7 +210,7 @@ struct Chain {
     void context(int64_t n, S* image, int64_t panel, int64_t panels, S* buffer) const {
         const int64_t pixels = p.low_height * p.low_width;
         const int64_t stride = apart(p.in_channels);
-        const int64_t block = round_up(outs[0], kRows) * L::kWidth;
+        const int64_t block = padded_rows(outs[0]) * L::kWidth;
         const T* x = static_cast<const T*>(p.x) + n * p.in_channels * pixels;
         pack_pixels(x, p.in_channels, pixels, panel, panels, stride, buffer);
         const bool in_place = p.low_width % L::kWidth == 0;
@@ -246,7 +243,7 @@ struct Chain {
             pack_inputs(n, panel, panels, stride, in);
             inputs = in;
         }
-        const int64_t out_block = round_up(outs[0], kRows) * L::kWidth;
+        const int64_t out_block = padded_rows(outs[0]) * L::kWidth;
         const S* weight = image + weight_at[0];
         if (has_context || p.col_terms != nullptr || p.row_terms != nullptr) {
             start_first(n, image, panel, panels, out);
@@ -261,15 +258,15 @@ struct Chain {
             std::swap(in, out);
             multiply_tile<S, Start::kBias, Finish::kActivate>(
                 outs[k], depths[k], panels, image + weight_at[k], image + bias_at[k], in,
-                round_up(outs[k - 1], kRows) * L::kWidth, out,
-                round_up(outs[k], kRows) * L::kWidth, act);
+                padded_rows(outs[k - 1]) * L::kWidth, out,
+                padded_rows(outs[k]) * L::kWidth, act);
         }
-        const int64_t out_stride = round_up(outs[p.layers - 1], kRows) * L::kWidth;
+        const int64_t out_stride = padded_rows(outs[p.layers - 1]) * L::kWidth;
         if (p.image != nullptr) {
             const Activation<S> none = {S(1), S(1), act.limit};
             multiply_tile<S, Start::kBias, Finish::kActivate>(
                 p.colours, outs[p.layers - 1], panels, image + rgb_at, image + rgb_bias_at, out,
-                out_stride, in, round_up(p.colours, kRows) * L::kWidth, none);
+                out_stride, in, padded_rows(p.colours) * L::kWidth, none);
         }
         if (p.image != nullptr) {
             write_image(n, panel, panels, in);
@@ -295,7 +292,7 @@ struct Chain {
     }
 
     LatticeLayout context_layout() const {
-        const int64_t block = round_up(p.out0, kRows) * L::kWidth;
+        const int64_t block = padded_rows(p.out0) * L::kWidth;
         return {low_row_panels * block, block, L::kWidth};
     }
 
@@ -309,7 +306,7 @@ struct Chain {
 
     // Bias, tables and the context below: what the first layer's sums start from.
     void start_first(int64_t n, const S* image, int64_t panel, int64_t panels, S* out) const {
-        const int64_t rows = round_up(outs[0], kRows);
+        const int64_t rows = padded_rows(outs[0]);
         const int64_t block = rows * L::kWidth;
         const S* cols = static_cast<const S*>(p.col_terms);
         const S* lines = static_cast<const S*>(p.row_terms);
@@ -340,7 +337,7 @@ struct Chain {
 
     // Adds the image below.
     void write_image(int64_t n, int64_t panel, int64_t panels, S* colours) const {
-        const int64_t stride = round_up(p.colours, kRows) * L::kWidth;
+        const int64_t stride = padded_rows(p.colours) * L::kWidth;
         const S* below = static_cast<const S*>(p.img);
         for (int64_t j = 0; j < panels; ++j) {
             for_segments(panel + j, L::kWidth, p.height, p.width, [&](const Segment& segment) {
