@@ -17,7 +17,7 @@ from torch import Tensor
 from ops import _dispatch
 from ops._native import composed_gradients
 from ops.inr_block import plain
-from ops.inr_layer.cpu import SLOPES, Chain, tap_fields
+from ops.inr_layer.cpu import SLOPES, Chain, coord_fields, tap_fields
 
 
 class TrainingCall(NamedTuple):
@@ -204,14 +204,7 @@ def _fields(chain: Chain) -> dict[str, Any]:
     if chain.taps is not None:
         fields |= tap_fields(chain.taps, chain.sum_dtype())
         fields |= {"low_height": chain.taps[0].size, "low_width": chain.taps[1].size}
-    if chain.coords is not None:
-        parts = {"col": "cols", "row": "rows", "shared": "shared", "own": "own"}
-        for name, part in parts.items():
-            tensor = getattr(chain.coords, part)
-            if tensor is not None:
-                fields[part] = tensor.contiguous()
-                fields[f"{name}_channels"] = tensor.shape[1 if part == "own" else 0]
-    return fields
+    return fields | coord_fields(chain.coords)
 
 
 def _first_order(

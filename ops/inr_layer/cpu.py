@@ -110,7 +110,7 @@ def run_chain(library: Any, chain: Chain, want_features: bool) -> tuple[Tensor |
         features = first.new_empty([batch, last.shape[1], height, width])
     if chain.rgb is not None:
         image = first.new_empty([batch, chain.rgb.shape[1], height, width], dtype=sums)
-    fields = _layer_fields(chain) | tap_fields(chain.taps, sums) | _coord_fields(chain, sums)
+    fields = _layer_fields(chain) | tap_fields(chain.taps, sums) | coord_fields(chain.coords)
     x, img = (None if part is None else part.contiguous() for part in (chain.x, chain.img))
     low = chain.x if chain.x is not None else chain.img
     library.call(
@@ -162,25 +162,17 @@ def tap_fields(
     return fields
 
 
-def _coord_fields(chain: Chain, sums: torch.dtype) -> dict[str, Any]:
-    coords = chain.coords
+def coord_fields(coords: CoordFeatures | None) -> dict[str, Tensor | int]:
+    """The fields of the C++ functions' params that describe coordinate features."""
     if coords is None:
         return {}
-    fields: dict[str, Any] = {}
-    start = 0 if chain.x is None else chain.x.shape[1]
-    end = start
-    for name, table in (("col_terms", coords.cols), ("row_terms", coords.rows)):
-        if table is not None:
-            end += table.shape[0]
-            weight = chain.layers[0][:, :, end - table.shape[0] : end]
-            fields[name] = weight.to(sums) @ table.to(sums)
-    fields["table_channels"] = end - start
-    if coords.shared is not None:
-        fields["shared"] = coords.shared.contiguous()
-        fields["shared_channels"] = coords.shared.shape[0]
-    if coords.own is not None:
-        fields["own"] = coords.own.contiguous()
-        fields["own_channels"] = coords.own.shape[1]
+    fields: dict[str, Tensor | int] = {}
+    counts = {"cols": "col_channels", "rows": "row_channels"}
+    for part in ("cols", "rows", "shared", "own"):
+        tensor = getattr(coords, part)
+        if tensor is not None:
+            fields[part] = tensor.contiguous()
+            fields[counts.get(part, f"{part}_channels")] = tensor.shape[1 if part == "own" else 0]
     return fields
 
 

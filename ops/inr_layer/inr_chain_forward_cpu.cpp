@@ -125,22 +125,11 @@ struct Forward : ChainSizes<S> {
 
     // What features of one axis add, and the bias by rows.
     void table_terms(int64_t n, const Parts& parts) const {
-        for (int64_t o = 0; o < outs[0]; ++o) {
-            const S* weight = this->weight(n, 0) + o * this->columns + this->tables;
-            S* const col = parts.cols + o * p.width;
-            S* const row = parts.rows + o * p.height;
-            std::fill_n(col, p.width, S(0));
-            std::fill_n(row, p.height, parts.biases[0][o]);
-            add_terms(weight, p.cols, p.col_channels, p.width, col);
-            add_terms(weight + p.col_channels, p.rows, p.row_channels, p.height, row);
-        }
-    }
-
-    void add_terms(
-        const S* weight, const void* table, int64_t channels, int64_t count, S* out) const {
-        for (int64_t e = 0; e < channels; ++e) {
-            add_scaled(static_cast<const S*>(table) + e * count, weight[e], count, out);
-        }
+        const AxisTables<S> axes = {
+            static_cast<const S*>(p.cols), p.col_channels, p.width,
+            static_cast<const S*>(p.rows), p.row_channels, p.height};
+        const S* const weight = this->weight(n, 0) + this->tables;
+        axes.terms(weight, this->columns, outs[0], parts.biases[0], parts.cols, parts.rows);
     }
 
     // All layers and to-RGB for some pixels of one image.
@@ -228,7 +217,7 @@ struct Forward : ChainSizes<S> {
             const S* const col = parts.cols + o * p.width;
             const S* const row = parts.rows + o * p.height;
             for (int64_t y = top; y < bottom; ++y) {
-                add_to_all(col, row[y], band + (y - top) * p.width);
+                write_sums(col, row[y], p.width, band + (y - top) * p.width);
             }
             if (this->has_context) {
                 const S* const low = parts.context + o * this->low_pixels;
@@ -237,17 +226,6 @@ struct Forward : ChainSizes<S> {
         }
         const int64_t stride = panel_stride<S>(outs[0]);
         to_panels(parts.band + first - top * p.width, size, outs[0], count, stride, out);
-    }
-
-    // out [W] = terms + term.
-    void add_to_all(const S* terms, S term, S* out) const {
-        int64_t x = 0;
-        for (; x + L::kCount <= p.width; x += L::kCount) {
-            store<S>(out + x, load<S>(terms + x) + term);
-        }
-        for (; x < p.width; ++x) {
-            out[x] = terms[x] + term;
-        }
     }
 
     // lines [h, W] = those rows of the lattice below that some rows of the grid read.

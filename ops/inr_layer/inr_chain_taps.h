@@ -7,21 +7,9 @@
 
 #include "inr_chain.h"
 #include "inr_panels.h"
+#include "inr_tables.h"
 
 namespace inr {
-
-// to[0 .. count) += factor * from. Written for rows of a few vectors, where what a compiler adds to
-// a loop, in case the two overlap, takes longer than the loop.
-template <typename S>
-inline void add_scaled(const S* from, S factor, int64_t count, S* to) {
-    constexpr int64_t step = Lanes<S>::kCount;
-    for (; count >= step; count -= step, from += step, to += step) {
-        store<S>(to, load<S>(to) + factor * load<S>(from));
-    }
-    for (int64_t i = 0; i < count; ++i) {
-        to[i] += factor * from[i];
-    }
-}
 
 // A sparse matrix that maps rows of values: each vector of results comes from neighbouring values,
 // all of which it multiplies, by 0 where it has no entry.

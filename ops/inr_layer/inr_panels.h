@@ -203,21 +203,6 @@ void unpack_pixels(
     }
 }
 
-// lanes[0 .. count) += terms + term.
-template <typename S>
-void add_to_lanes(const S* terms, S term, int64_t count, S* lanes) {
-    using L = Lanes<S>;
-    if (count == L::kWidth) {
-        for (int64_t lane = 0; lane < L::kWidth; lane += L::kCount) {
-            store<S>(lanes + lane, load<S>(lanes + lane) + (term + load<S>(terms + lane)));
-        }
-        return;
-    }
-    for (int64_t lane = 0; lane < count; ++lane) {
-        lanes[lane] += term + terms[lane];
-    }
-}
-
 // One product for a tile: every weight panel, as long as it is in the cache, with all pixels.
 // Panels of inputs are in_stride apart, those of outputs out_stride.
 template <typename S, Start kStart, Finish kFinish>

@@ -12,9 +12,9 @@ struct InrTilesParams {
     const void* x;            // [N, I, h, w] below (taps > 0) or [N, I, H, W]; null = no features
     const void* shared;       // [E, H, W] coordinate features of the whole batch; null = none
     const void* own;          // [N, F, H, W] coordinate features per image; null = none
-    const void* col_terms;    // [N, O_1, W] added to the first layer, by column; null = none
-    const void* row_terms;    // [N, O_1, H] added to the first layer, by row; null = none
-    const void* weight0;      // [N, O_1, I + tables + E + F], columns in this order
+    const void* cols;         // [E1, W] coordinate features by column; null = none
+    const void* rows;         // [E2, H] coordinate features by row; null = none
+    const void* weight0;      // [N, O_1, I + E1 + E2 + E + F], columns in this order
     const void* weight1;      // [N, O_2, O_1]
     const void* weight2;      // [N, O_3, O_2]
     const void* weight3;      // [N, O_4, O_3]
@@ -43,7 +43,8 @@ struct InrTilesParams {
     int64_t dtype;            // INR_FLOAT32, INR_FLOAT64 or INR_BFLOAT16
     int64_t batch;            // N
     int64_t in_channels;      // I
-    int64_t table_channels;   // columns of weight0 that col_terms and row_terms stand for
+    int64_t col_channels;     // E1
+    int64_t row_channels;     // E2
     int64_t shared_channels;  // E
     int64_t own_channels;     // F
     int64_t colours;          // C

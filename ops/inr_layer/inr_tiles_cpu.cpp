@@ -9,6 +9,7 @@
 #include "../_native/cpu.h"
 #include "inr_lattice.h"
 #include "inr_panels.h"
+#include "inr_tables.h"
 #include "inr_tiles.h"
 
 namespace {
@@ -38,13 +39,15 @@ struct Chain {
     int64_t tile_panels;
     int64_t low_tile_panels;
     // Where parts of one image are: packed weights and biases by layer, of to-RGB, of the context,
-    // then the context itself.
+    // what features of one axis add, then the context itself.
     int64_t weight_at[kMaxLayers];
     int64_t bias_at[kMaxLayers];
     int64_t rgb_at;
     int64_t rgb_bias_at;
     int64_t zeros_at;
     int64_t context_weight_at;
+    int64_t col_terms_at;
+    int64_t row_terms_at;
     int64_t context_at;
     int64_t image_size;
     int64_t tile_size;  // elements of one thread's buffers: inputs and outputs, shared inputs
@@ -95,6 +98,9 @@ struct Chain {
         zeros_at = size;
         context_weight_at = size += rows;
         size += has_context ? rows * p.in_channels : 0;
+        col_terms_at = size;
+        row_terms_at = size += starts_from_sums() ? outs[0] * p.width : 0;
+        size += starts_from_sums() ? outs[0] * p.height : 0;
         context_at = size = round_up(size, L::kWidth);
         size += has_context ? p.low_height * low_row_panels * L::kWidth * rows : 0;
         image_size = round_up(size, L::kWidth);
@@ -145,8 +151,8 @@ struct Chain {
         }
     }
 
-    // The layers, to-RGB, the context.
-    int64_t pack_jobs() const { return p.layers + 2; }
+    // The layers, to-RGB, the context, tables.
+    int64_t pack_jobs() const { return p.layers + 3; }
 
     // Elements from one packed panel to the next: one line more than a panel, since lines that are a
     // multiple of 4 KiB apart compete for the same few places of the cache.
@@ -159,13 +165,20 @@ struct Chain {
 
     static int64_t panels_of(int64_t pixels) { return round_up(pixels, L::kWidth) / L::kWidth; }
 
-    int64_t columns() const {
-        return p.in_channels + p.table_channels + p.shared_channels + p.own_channels;
-    }
+    // Whether the first layer's sums start from more than its bias.
+    bool starts_from_sums() const { return has_context || p.col_channels + p.row_channels > 0; }
+
+    // Columns of the first weight, and those before the features on the grid.
+    int64_t columns() const { return tables_end() + p.shared_channels + p.own_channels; }
+    int64_t tables_end() const { return p.in_channels + p.col_channels + p.row_channels; }
 
     void pack(int64_t n, int64_t job, S* image) const {
         if (job == p.layers) {
             pack_rgb(n, image);
+            return;
+        }
+        if (job == p.layers + 2) {
+            table_terms(n, image);
             return;
         }
         const int64_t k = job < p.layers ? job : 0;
@@ -183,14 +196,35 @@ struct Chain {
         }
         // Of the first layer, columns of x on the output grid, then those after the tables.
         const int64_t head = k > 0 ? depths[k] : has_context ? 0 : p.in_channels;
-        const int64_t tail = k > 0 ? head : p.in_channels + p.table_channels;
+        const int64_t tail = k > 0 ? head : tables_end();
         S* const packed = image + weight_at[k];
         pack_weight(weight, stride, outs[k], head, tail, depths[k] - head, packed);
-        const T* bias = static_cast<const T*>(biases[k]);
         for (int64_t i = 0; i < padded_rows(outs[k]); ++i) {
-            const bool given = bias != nullptr && i < outs[k];
-            image[bias_at[k] + i] = given ? to_sum(bias[n * bias_strides[k] + i]) : S(0);
+            image[bias_at[k] + i] = bias(n, k, i);
         }
+    }
+
+    S bias(int64_t n, int64_t k, int64_t i) const {
+        const T* const given = static_cast<const T*>(biases[k]);
+        return given == nullptr || i >= outs[k] ? S(0) : to_sum(given[n * bias_strides[k] + i]);
+    }
+
+    // What features of one axis add, and the bias by rows.
+    void table_terms(int64_t n, S* image) const {
+        if (!starts_from_sums()) {
+            return;
+        }
+        const AxisTables<T> axes = {
+            static_cast<const T*>(p.cols), p.col_channels, p.width,
+            static_cast<const T*>(p.rows), p.row_channels, p.height};
+        // Other jobs pack the biases of layers.
+        std::vector<S> first(outs[0]);
+        for (int64_t i = 0; i < outs[0]; ++i) {
+            first[i] = bias(n, 0, i);
+        }
+        const T* const weight = static_cast<const T*>(weights[0]) + n * outs[0] * columns();
+        axes.terms(weight + p.in_channels, columns(), outs[0], first.data(),
+                   image + col_terms_at, image + row_terms_at);
     }
 
     void pack_rgb(int64_t n, S* image) const {
@@ -245,8 +279,8 @@ struct Chain {
         }
         const int64_t out_block = padded_rows(outs[0]) * L::kWidth;
         const S* weight = image + weight_at[0];
-        if (has_context || p.col_terms != nullptr || p.row_terms != nullptr) {
-            start_first(n, image, panel, panels, out);
+        if (starts_from_sums()) {
+            start_first(image, panel, panels, out);
             multiply_tile<S, Start::kSum, Finish::kActivate>(
                 outs[0], depths[0], panels, weight, image, inputs, stride, out, out_block, act);
         } else {
@@ -305,28 +339,20 @@ struct Chain {
     }
 
     // Bias, tables and the context below: what the first layer's sums start from.
-    void start_first(int64_t n, const S* image, int64_t panel, int64_t panels, S* out) const {
+    void start_first(const S* image, int64_t panel, int64_t panels, S* out) const {
         const int64_t rows = padded_rows(outs[0]);
         const int64_t block = rows * L::kWidth;
-        const S* cols = static_cast<const S*>(p.col_terms);
-        const S* lines = static_cast<const S*>(p.row_terms);
-        const S zeros[L::kWidth] = {};
         for (int64_t j = 0; j < panels; ++j) {
             S* sums = out + j * block;
-            for (int64_t i = 0; i < rows; ++i) {
-                std::fill_n(sums + i * L::kWidth, L::kWidth, image[bias_at[0] + i]);
-            }
+            const bool is_full = (panel + j + 1) * L::kWidth <= pixels();
+            const int64_t filled = is_full ? outs[0] : 0;
+            std::fill_n(sums + filled * L::kWidth, (rows - filled) * L::kWidth, S(0));
             for_segments(panel + j, L::kWidth, p.height, p.width, [&](const Segment& segment) {
                 S* lanes = sums + segment.lane;
-                for (int64_t i = 0; i < outs[0]; ++i) {
-                    const int64_t row = n * outs[0] + i;
-                    const S line = lines == nullptr ? S(0) : lines[row * p.height + segment.y];
-                    if (cols != nullptr) {
-                        const S* col = cols + row * p.width + segment.x;
-                        add_to_lanes(col, line, segment.count, lanes + i * L::kWidth);
-                    } else if (lines != nullptr) {
-                        add_to_lanes(zeros, line, segment.count, lanes + i * L::kWidth);
-                    }
+                const S* col = image + col_terms_at + segment.x;
+                const S* row = image + row_terms_at + segment.y;
+                for (int64_t i = 0; i < outs[0]; ++i, col += p.width, row += p.height) {
+                    write_sums(col, *row, segment.count, lanes + i * L::kWidth);
                 }
                 if (has_context) {
                     reader.add(segment, image + context_at, outs[0], L::kWidth, lanes);
