@@ -30,6 +30,8 @@ import ops.inr_layer
 import ops.inr_layer.plain
 import ops.inr_weights
 import ops.inr_weights.reference
+import ops.mapping_layers
+import ops.mapping_layers.reference
 import ops.upfirdn2d
 import ops.upfirdn2d.plain
 from ops._dispatch import SWITCH
@@ -102,6 +104,7 @@ def _replacements() -> list[tuple[Callable[..., Any], Callable[..., Any]]]:
         (ops.inr_layer.lattice_upsample, ops.inr_layer.plain.lattice_upsample),
         (ops.fmm.fmm, ops.fmm.reference.fmm),
         (ops.inr_weights.inr_weights, ops.inr_weights.reference.inr_weights),
+        (ops.mapping_layers.mapping_layers, ops.mapping_layers.reference.mapping_layers),
     ]
     for package in (ops.affine, ops.bias_act, ops.fourier, ops.upfirdn2d):
         for name in package.__all__:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -33,6 +34,8 @@ NUM_RANDOM_ROWS = 32
 # Grids and taps of recent calls on their device. They depend on sizes and regions only.
 _FOURIER_TABLES: dict[tuple[bytes, torch.dtype, torch.device], Tensor] = {}
 _FOURIER_MAX_TABLES = 512
+# Elements of features that are kept.
+_FOURIER_LARGEST_KEPT = 2**18
 
 
 def device_table(array: np.ndarray, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -185,11 +188,35 @@ def grid_features(
     tensors = [axis.coordinate for axis in axes]
     precision = tensors[0].dtype
     cols_table, rows_table, slices_table = [*tables, None, None][:3]
-    shared = grid_waves(tensors, rows.to(precision)) if len(rows) else None
+    shared = shared_waves(tensors, rows.to(precision)) if len(rows) else None
     own = None
     if predicted is not None:
         own = grid_waves(tensors, *[part.to(precision) for part in predicted])
     return CoordFeatures(cols_table, rows_table, shared, own, slices_table)
+
+
+def shared_waves(coords: Sequence[Tensor], rows: Tensor) -> Tensor:
+    """`grid_waves` of frequencies that stay the same from call to call.
+
+    On a CPU small results, as of training, are kept: a call takes longer than looking them up.
+    They must not be written to.
+    """
+    count = 2 * len(rows) * math.prod(len(coord) for coord in coords)
+    is_plain = type(rows) is Tensor and not rows.requires_grad
+    if rows.device.type != "cpu" or not is_plain or count > _FOURIER_LARGEST_KEPT:
+        return grid_waves(coords, rows)
+    if torch.compiler.is_compiling():
+        return grid_waves(coords, rows)
+    return _fourier_kept(rows.dtype, *[tensor.numpy().tobytes() for tensor in (rows, *coords)])
+
+
+@lru_cache(maxsize=64)
+def _fourier_kept(dtype: torch.dtype, rows: bytes, *coords: bytes) -> Tensor:
+    """`grid_waves` of what the bytes of tensors say."""
+    # Ordinary tensors, also if they are first needed where gradients are ruled out.
+    with torch.inference_mode(False), torch.no_grad():
+        values = [torch.frombuffer(bytearray(part), dtype=dtype) for part in (rows, *coords)]
+        return grid_waves(values[1:], values[0].view(-1, len(coords)))
 
 
 def grid_waves(

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from networks.hyper_layers import PlainLinear
 from networks.mapping import MappingBase
+from ops.mapping_layers import normalize_2nd_moment
 
 
 class HyperMapping(MappingBase):
@@ -45,13 +46,12 @@ class HyperMapping(MappingBase):
             self.add_module(f"fc{index}", PlainLinear(w_dim, w_dim))
             self.register_parameter(f"gain{index}", nn.Parameter(torch.tensor(initial_gain)))
 
-    def prepare_z(self, z: Tensor) -> Tensor:
-        """z as it is."""
-        return z
-
-    def compute_w(self, features: Tensor) -> Tensor:
+    def compute_w(self, z: Tensor | None, c: Tensor | None) -> Tensor:
         """The last hidden layer."""
-        hidden = F.relu(self.fc0(features))
+        parts = [] if z is None else [z]
+        if c is not None:
+            parts.append(normalize_2nd_moment(self.embed(c)))
+        hidden = F.relu(self.fc0(torch.cat(parts, dim=1)))
         for index in range(1, self.num_layers):
             step = F.relu(getattr(self, f"fc{index}")(hidden))
             hidden = hidden + getattr(self, f"gain{index}") * step

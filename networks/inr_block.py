@@ -99,12 +99,15 @@ def block_weights(
     Returns:
         Per layer [N, O, I], and [N, C, O].
     """
+    # A module looks its parts up by name, so each is asked for once.
+    affines = [layer.affine for layer in layers]
+    rgb_affine = torgb.affine
     return inr_weights(
         ws,
         [layer.weight.flatten(1) for layer in layers],
-        [(layer.affine.weight, layer.affine.bias) for layer in layers],
+        [(affine.weight, affine.bias) for affine in affines],
         torgb.weight.flatten(1),
-        (torgb.affine.weight, torgb.affine.bias),
+        (rgb_affine.weight, rgb_affine.bias),
         layers[0].fmm_activation,
     )
 

@@ -123,11 +123,6 @@ def resample_taps(taps: Sequence[float] | None) -> torch.Tensor:
     return setup_filter(taps, device=torch.empty(0).device)
 
 
-def normalize_2nd_moment(x: torch.Tensor, dim: int = 1, eps: float = 1e-8) -> torch.Tensor:
-    """x / sqrt(mean(x^2) + eps) along `dim`; same shape and dtype as `x`."""
-    return x * (x.square().mean(dim=dim, keepdim=True) + eps).rsqrt()
-
-
 def conv_weight(
     out_channels: int, in_channels: int, kernel_size: int, channels_last: bool = False
 ) -> torch.Tensor:

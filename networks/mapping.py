@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from networks.layers import FullyConnectedLayer, check_shape, normalize_2nd_moment
+from networks.layers import FullyConnectedLayer, check_shape
+from ops.mapping_layers import mapping_layers
 
 
 class MappingBase(nn.Module):
@@ -13,8 +14,8 @@ class MappingBase(nn.Module):
 
     A subclass has layers `fc0`, `fc1`, ... and `embed` if there are labels, and defines
 
-    * `prepare_z(z)`: what the first layer reads of z [N, z_dim];
-    * `compute_w(features)`: w [N, w_dim] from that, with the normalised label embedding behind it.
+    * `compute_w(z, c)`: w [N, w_dim] from z [N, z_dim] and c [N, c_dim] in the parameters' dtype,
+      None where the network has no such input.
 
     Args:
         z_dim: Length of the latent; 0 = no latent.
@@ -81,7 +82,7 @@ class MappingBase(nn.Module):
         Raises:
             ValueError: Wrong shapes, or truncation without a tracked mean.
         """
-        w = self.compute_w(self._features(z, c))
+        w = self.compute_w(*self._checked(z, c))
         update = self.training if update_emas is None else update_emas
         if update and not skip_w_avg_update and self.w_avg is not None:
             with torch.no_grad():
@@ -93,29 +94,26 @@ class MappingBase(nn.Module):
             return w
         return self._truncate(w, truncation_psi, truncation_cutoff)
 
-    def _features(self, z: torch.Tensor | None, c: torch.Tensor | None) -> torch.Tensor:
-        """Concatenate the latent and the normalised label embedding."""
+    def _checked(self, z: torch.Tensor | None, c: torch.Tensor | None) -> list[torch.Tensor | None]:
+        """z and c in the parameters' dtype; None for what the network does not read."""
         dtype = (self.embed if self.c_dim > 0 else self.fc0).weight.dtype
-        parts = []
+        parts: list[torch.Tensor | None] = []
         for value, name, size in ((z, "z", self.z_dim), (c, "c", self.c_dim)):
             if size == 0:
+                parts.append(None)
                 continue
             if value is None:
                 raise ValueError(
                     f"{name} is None, but the network needs {name} of shape [N, {size}]."
                 )
             check_shape(value, (None, size), name)
-            value = value.to(dtype)
-            is_label = name == "c"
-            parts.append(
-                normalize_2nd_moment(self.embed(value)) if is_label else self.prepare_z(value)
-            )
-        if len({part.shape[0] for part in parts}) > 1:
-            sizes = [part.shape[0] for part in parts]
+            parts.append(value.to(dtype))
+        sizes = [part.shape[0] for part in parts if part is not None]
+        if len(set(sizes)) > 1:
             raise ValueError(
                 f"z and c must have the same batch size, not {sizes[0]} and {sizes[1]}."
             )
-        return torch.cat(parts, dim=1)
+        return parts
 
     def _truncate(self, w: torch.Tensor, psi: float, cutoff: int | None) -> torch.Tensor:
         if self.w_avg is None:
@@ -176,12 +174,14 @@ class MappingNetwork(MappingBase):
             )
             self.add_module(f"fc{index}", layer)
 
-    def prepare_z(self, z: torch.Tensor) -> torch.Tensor:
-        """z with a second moment of 1."""
-        return normalize_2nd_moment(z)
-
-    def compute_w(self, features: torch.Tensor) -> torch.Tensor:
-        """The dense layers one after the other."""
-        for index in range(self.num_layers):
-            features = getattr(self, f"fc{index}")(features)
-        return features
+    def compute_w(self, z: torch.Tensor | None, c: torch.Tensor | None) -> torch.Tensor:
+        """The dense layers one after the other, of normalised latents and label embeddings."""
+        layers = [getattr(self, f"fc{index}") for index in range(self.num_layers)]
+        return mapping_layers(
+            z,
+            c,
+            None if c is None else (self.embed.weight, self.embed.bias),
+            [(layer.weight, layer.bias) for layer in layers],
+            layers[0].activation if layers else "linear",
+            layers[0].bias_gain if layers else 1,
+        )

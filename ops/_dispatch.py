@@ -143,7 +143,7 @@ def choose(
     if impl != "cpp" and _switched_off():
         return "ref", [f"{SWITCH}=plain is set"]
     present = [tensor for tensor in tensors if tensor is not None]
-    devices = {tensor.device.type for tensor in present}
+    devices = device_types(present)
     name = "cuda" if impl != "cpp" and "cuda" in devices else "cpp"
     if present and torch.compiler.is_compiling():
         _make_ready(op, name, present[0].device.type, present[0].device.index)
@@ -165,6 +165,11 @@ def choose(
     elif name == "cuda":
         _say_once(f"{op}: plain PyTorch instead of the cuda kernel: {'; '.join(reasons)}")
     return "ref", reasons
+
+
+def device_types(tensors: Sequence[torch.Tensor]) -> set[str]:
+    """Types of the devices of tensors, each asked for once: a type is a new text every time."""
+    return {device.type for device in {tensor.device for tensor in tensors}}
 
 
 def is_traced() -> bool:

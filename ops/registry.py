@@ -7,7 +7,7 @@ others are layers of a StyleGAN2 discriminator and of its augmentation at 32x32.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -29,9 +29,26 @@ from ops.fmm import FMM_ACTIVATIONS, fmm
 from ops.fmm.reference import fmm as ref_fmm
 from ops.grid_sample import grid_sample
 from ops.grid_sample.reference import grid_sample as ref_grid_sample
+from ops.mapping_layers import mapping_layers
+from ops.mapping_layers.reference import mapping_layers as ref_mapping_layers
 from ops.registry_inr import INR_FUNCTIONS, inr_calls
 from ops.upfirdn2d import setup_filter, upfirdn2d
 from ops.upfirdn2d.reference import upfirdn2d as ref_upfirdn2d
+
+
+def _mapping(
+    function: Callable[..., torch.Tensor],
+    z: torch.Tensor | None = None,
+    c: torch.Tensor | None = None,
+    **arguments,
+) -> torch.Tensor:
+    embed = None
+    if c is not None:
+        embed = arguments.pop("embed"), arguments.pop("embed_bias")
+    count = sum(name.startswith("weight") for name in arguments)
+    layers = [(arguments.pop(f"weight{k}"), arguments.pop(f"bias{k}")) for k in range(count)]
+    return function(z, c, embed, layers, **arguments)
+
 
 FUNCTIONS: dict[str, tuple[Callable[..., torch.Tensor], Callable[..., torch.Tensor]]] = {
     "affine": (affine, ref_affine),
@@ -43,6 +60,10 @@ FUNCTIONS: dict[str, tuple[Callable[..., torch.Tensor], Callable[..., torch.Tens
     "fma": (fma, ref_fma),
     "fmm": (fmm, ref_fmm),
     "grid_sample": (grid_sample, ref_grid_sample),
+    "mapping_layers": (
+        functools.partial(_mapping, mapping_layers),
+        functools.partial(_mapping, ref_mapping_layers),
+    ),
     "upfirdn2d": (upfirdn2d, ref_upfirdn2d),
     **INR_FUNCTIONS,
 }
@@ -217,12 +238,47 @@ def _fmm_cases() -> list[OpCase]:
     ]
 
 
+def mapping_case(
+    name: str,
+    n: int,
+    z: int,
+    c: int,
+    embed: int,
+    widths: Sequence[int],
+    act: str = "lrelu",
+    small: bool = True,
+) -> OpCase:
+    """A call of `mapping_layers` for latents of size z, labels of size c (0 = none)."""
+    shapes: dict[str, tuple[int, ...]] = {"z": (n, z)} if z else {}
+    if c:
+        shapes |= {"c": (n, c), "embed": (embed, c), "embed_bias": (embed,)}
+    inputs = z + (embed if c else 0)
+    for index, width in enumerate(widths):
+        shapes |= {f"weight{index}": (width, inputs), f"bias{index}": (width,)}
+        inputs = width
+    options = {"act": act, "lr_multiplier": 0.5}
+    return OpCase("mapping_layers", name, shapes, options, constant=("c",), small=small)
+
+
+def _mapping_cases() -> list[OpCase]:
+    return [
+        mapping_case("latents", 3, 5, 0, 0, [7, 6]),
+        mapping_case("labels", 2, 0, 3, 4, [5]),
+        mapping_case("both", 5, 3, 2, 4, [6, 3, 2]),
+        mapping_case("embedding", 2, 0, 4, 9, []),
+        mapping_case("single", 1, 2, 0, 0, [1], "linear"),
+        mapping_case("tiny", 32, 128, 10, 128, [128], small=False),
+        mapping_case("stylegan2", 8, 512, 0, 0, [512] * 8, small=False),
+    ]
+
+
 CASES: list[OpCase] = [
     *_bias_act_cases(),
     *_upfirdn2d_cases(),
     *_conv_cases(),
     *_conv_layer_cases(),
     *_fmm_cases(),
+    *_mapping_cases(),
     *(OpCase(*call[:4], small=call[4]) for call in inr_calls()),
     OpCase("affine", "gain", {"x": (3, 5), "weight": (7, 5), "bias": (7,)}, {"gain": 0.3}),
     OpCase("affine", "no-bias", {"x": (1, 1), "weight": (2, 1)}),

@@ -7,13 +7,10 @@ from __future__ import annotations
 
 from networks import Discriminator, Generator, MappingNetwork
 from networks.discriminator import DiscriminatorBlock, DiscriminatorEpilogue, MinibatchStdLayer
-from networks.layers import (
-    Conv2dLayer,
-    FullyConnectedLayer,
-    normalize_2nd_moment,
-)
+from networks.layers import Conv2dLayer, FullyConnectedLayer
 from networks.modulated_conv import modulated_conv2d
 from networks.stylegan2 import SynthesisBlock, SynthesisLayer, SynthesisNetwork, ToRGBLayer
+from ops.mapping_layers import normalize_2nd_moment
 
 __all__ = [
     "Conv2dLayer",

@@ -45,7 +45,10 @@ def native_fourier(
     Returns:
         Features [2k, H, W] or [N, 2k, H, W]; gradients of any order.
     """
-    return NativeFourier.apply(impl, u, v, rows, phase)
+    tensors = [t for t in (u, v, rows, phase) if t is not None]
+    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+        return NativeFourier.apply(impl, u, v, rows, phase)
+    return features(u, v, rows, phase, impl)
 
 
 class NativeFourier(torch.autograd.Function):

@@ -85,9 +85,9 @@ def inr_block(
         if library is not None:
             return training.block_with_gradients(library, chain, want_features)
     else:
-        if layers[0].dtype in native.DTYPES and native.supports(*args, **kwargs) is None:
+        if layers[0].dtype in native.DTYPES:
             chosen, _reasons = _dispatch.choose("inr_block", tensors, impl)
-            if chosen != "ref":
+            if chosen != "ref" and native.supports(*args, **kwargs) is None:
                 return native.block_forward(chosen, *args, **kwargs, want_features=want_features)
         chain = Chain(*args, **kwargs)
         if tiles.supports(chain):

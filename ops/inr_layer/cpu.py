@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ops import _dispatch
 from ops.bias_act import activation_funcs
 from ops.inr_layer.inputs import AxisTaps, CoordFeatures, PointTaps
 
@@ -63,14 +64,14 @@ class Chain(NamedTuple):
         parts = [] if self.coords is None else self.coords.parts()
         alike = [*self.layers, *self.biases, *parts, self.rgb, self.x]
         sums = [self.rgb_bias, self.img]
-        present = [tensor for tensor in [*alike, *sums] if tensor is not None]
         reasons = []
-        if any(tensor.device.type != "cpu" for tensor in present):
+        present = [tensor for tensor in [*alike, *sums] if tensor is not None]
+        if _dispatch.device_types(present) != {"cpu"}:
             reasons.append("it needs tensors on the CPU")
         if dtype not in _DTYPES:
             reasons.append("it computes in float32, float64 and bfloat16")
-        elif any(tensor is not None and tensor.dtype != dtype for tensor in alike) or any(
-            tensor is not None and tensor.dtype != self.sum_dtype() for tensor in sums
+        elif {t.dtype for t in alike if t is not None} != {dtype} or not (
+            {t.dtype for t in sums if t is not None} <= {self.sum_dtype()}
         ):
             reasons.append("tensors have different dtypes")
         if self.act not in SLOPES:
@@ -158,7 +159,8 @@ def tap_fields(
     fields: dict[str, Tensor | int] = {"taps": taps[0].index.shape[1]}
     for name, axis in zip(("row", "col"), taps, strict=True):
         fields[f"{name}_index"] = axis.index.contiguous()
-        fields[f"{name}_weight"] = axis.weight.to(sums).contiguous()
+        weight = axis.weight if axis.weight.dtype == sums else axis.weight.to(sums)
+        fields[f"{name}_weight"] = weight.contiguous()
     return fields
 
 

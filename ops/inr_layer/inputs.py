@@ -104,6 +104,8 @@ class CoordFeatures(NamedTuple):
 
     def to_dtype(self, dtype: torch.dtype) -> CoordFeatures:
         """The same features in another dtype (cast after the sines and cosines)."""
+        if all(part.dtype == dtype for part in self.parts()):
+            return self
         return CoordFeatures(*[None if part is None else part.to(dtype) for part in self])
 
     def dense(self, batch: int, *size: int) -> Tensor:

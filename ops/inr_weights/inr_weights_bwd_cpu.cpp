@@ -3,29 +3,11 @@
 #include <memory>
 #include <new>
 
+#include "../_native/products.h"
 #include "../fmm/fmm_gradients.h"
 #include "inr_weights_parts.h"
 
 namespace {
-
-// out [kCount][kWidth] = sum over i of left[q * apart + i * step] * right[i * stride + lane].
-template <typename S, int kCount>
-__attribute__((noinline)) void sum_products(
-    int64_t count, const S* left, int64_t apart, int64_t step, const S* right, int64_t stride,
-    lanes_t<S> (&out)[kCount][2]) {
-    lanes_t<S> sum[kCount][2] = {};
-    for (int64_t i = 0; i < count; ++i, left += step, right += stride) {
-        const lanes_t<S> first = in_register(load<S>(right));
-        const lanes_t<S> second = in_register(load<S>(right + Lanes<S>::kCount));
-#pragma GCC unroll 6
-        for (int q = 0; q < kCount; ++q) {
-            const S factor = left[q * apart];
-            sum[q][0] += factor * first;
-            sum[q][1] += factor * second;
-        }
-    }
-    std::memcpy(&out, &sum, sizeof sum);
-}
 
 template <typename S>
 struct BlockBackward : Block<S> {

@@ -17,7 +17,6 @@ from networks.layers import (
     check_shape,
     compute_dtype,
     first_fp16_resolution,
-    normalize_2nd_moment,
     resolution_log2,
 )
 from networks.modulated_conv import modulated_conv2d
@@ -71,15 +70,6 @@ def test_check_shape_names_both_shapes():
         check_shape(torch.zeros(2, 3), (None, 4), "w")
     with pytest.raises(ValueError, match="w must have shape"):
         check_shape(torch.zeros(2, 3, 1), (None, 3), "w")
-
-
-def test_normalize_2nd_moment():
-    x = torch.randn(5, 7, 3)
-    for dim in (1, 2):
-        y = normalize_2nd_moment(x, dim=dim)
-        torch.testing.assert_close(y.square().mean(dim=dim), torch.ones(y.select(dim, 0).shape))
-        torch.testing.assert_close(y / y.norm(dim=dim, keepdim=True), F.normalize(x, dim=dim))
-    assert normalize_2nd_moment(torch.zeros(2, 4)).abs().max() == 0
 
 
 @pytest.mark.parametrize("activation", ["linear", "lrelu"])

@@ -7,8 +7,8 @@ import json
 import pytest
 import torch
 
-from networks.layers import normalize_2nd_moment
 from networks.mapping import MappingNetwork
+from ops.mapping_layers import normalize_2nd_moment
 from tests.golden_files import load
 
 GENERATORS = ["skip_c0", "skip_c3", "resnet_c0", "orig_c0"]

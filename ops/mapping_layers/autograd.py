@@ -1,0 +1,49 @@
+"""Gradients of `mapping_layers` on the kernel.
+
+1st order by the kernel. Where the backward pass itself is recorded (`create_graph=True`), the
+composition of `affine` and `bias_act` takes its place: any order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ops._native import composed_gradients
+from ops.mapping_layers import kernels, reference
+
+
+class MappingLayers(torch.autograd.Function):
+    """w from the tensors that `kernels` describes."""
+
+    @staticmethod
+    def forward(ctx, options, *tensors):
+        w, saved, scales = kernels.forward(tensors, options)
+        ctx.save_for_backward(*tensors, saved, scales)
+        ctx.options = options
+        return w
+
+    @staticmethod
+    def backward(ctx, grad):
+        *tensors, saved, scales = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[1:]
+        if not torch.is_grad_enabled():
+            options = ctx.options
+            return None, *kernels.backward(grad, saved, scales, tensors, options, wanted)
+
+        def composed(*views: Tensor | None) -> Tensor:
+            z, c, *embed = views[:4]
+            count = len(views) // 2 - 2
+            layers = list(zip(views[4 : 4 + count], views[4 + count :]))
+            return reference.mapping_layers(z, c, embed, layers, *ctx.options)
+
+        return None, *composed_gradients(composed, tensors, wanted, grad)
+
+
+def native_mapping(tensors: Sequence[Tensor | None], options: kernels.MappingOptions) -> Tensor:
+    """`mapping_layers` by the kernel; recorded only where a gradient is wanted."""
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+        return MappingLayers.apply(options, *tensors)
+    return kernels.forward(tensors, options)[0]

@@ -1,0 +1,134 @@
+"""The kernel of `mapping_layers` as functions of tensors: what it takes, sizes, results.
+
+It is declared in `mapping_layers.h`; nothing here is differentiable, see `autograd.py` for that.
+Tensors come as one list: z, c, the embedding's weight and bias, weights and biases of the layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ops import _dispatch
+from ops.bias_act import activation_funcs
+
+SLOPES = {"linear": 1.0, "lrelu": activation_funcs["lrelu"].def_alpha}
+"""Activations that it has, and their slopes below 0."""
+
+_MAX_BATCH = 128
+"""Products of larger batches are the business of a library for large products."""
+
+
+class MappingOptions(NamedTuple):
+    """What a call has besides tensors: see `ops.mapping_layers.api.mapping_layers`."""
+
+    act: str
+    lr_multiplier: float
+
+
+def why_not(tensors: Sequence[Tensor | None]) -> list[str]:
+    """Why the kernel does not take these tensors, one sentence each; empty if it does."""
+    present = [tensor for tensor in tensors if tensor is not None]
+    reasons = []
+    if len({tensor.dtype for tensor in present}) > 1:
+        reasons.append("the tensors have several dtypes")
+    if any(tensor.numel() == 0 for tensor in present):
+        reasons.append("a tensor is empty")
+    if present and present[0].shape[0] > _MAX_BATCH:
+        reasons.append(f"it takes batches of up to {_MAX_BATCH}")
+    return reasons
+
+
+def forward(
+    tensors: Sequence[Tensor | None], options: MappingOptions
+) -> tuple[Tensor, Tensor, Tensor]:
+    """w [N, O_K], and what the backward reads: features of all layers, and scales."""
+    z, c = tensors[:2]
+    like = c if z is None else z
+    widths = _widths(tensors)
+    batch = like.shape[0]
+    w = like.new_empty((batch, widths[-1]))
+    saved, scales = like.new_empty((batch, sum(widths))), like.new_empty((batch, 2))
+    _call("mapping_layers_forward", tensors, options, saved=saved, scales=scales, out=w)
+    return w, saved, scales
+
+
+def backward(
+    grad: Tensor,
+    saved: Tensor,
+    scales: Tensor,
+    tensors: Sequence[Tensor | None],
+    options: MappingOptions,
+    wanted: Sequence[bool],
+) -> list[Tensor | None]:
+    """Gradients of the tensors, None where they are not wanted; c has none.
+
+    Args:
+        grad: Gradient of w.
+        saved, scales: As `forward` gave them.
+        tensors, options: As for `forward`.
+        wanted: Which of the tensors are.
+    """
+    found = [
+        torch.empty(t.shape, dtype=t.dtype) if want else None for t, want in zip(tensors, wanted)
+    ]
+    layers = len(tensors) // 2 - 2
+    _call(
+        "mapping_layers_backward",
+        tensors,
+        options,
+        saved=saved,
+        scales=scales,
+        grad=grad.contiguous(),
+        grad_z=found[0],
+        grad_embed=found[2],
+        grad_embed_bias=found[3],
+        grad_weights=_addresses(found[4 : 4 + layers]),
+        grad_biases=_addresses(found[4 + layers :]),
+    )
+    return found
+
+
+def _widths(tensors: Sequence[Tensor | None]) -> list[int]:
+    """Features that the first layer reads, then those that each layer writes."""
+    z, _c, _embed, embed_bias = tensors[:4]
+    inputs = sum(0 if t is None else t.shape[-1] for t in (z, embed_bias))
+    return [inputs] + [bias.shape[0] for bias in tensors[len(tensors) // 2 + 2 :]]
+
+
+def _addresses(tensors: Sequence[Tensor | None]) -> Tensor:
+    return torch.tensor([0 if t is None else t.data_ptr() for t in tensors], dtype=torch.int64)
+
+
+def _call(
+    function: str, tensors: Sequence[Tensor | None], options: MappingOptions, **results: Any
+) -> None:
+    # The list keeps what had to be copied until the call is over.
+    ready = [None if tensor is None else tensor.contiguous() for tensor in tensors]
+    z, c, embed, embed_bias = ready[:4]
+    layers = len(ready) // 2 - 2
+    like = c if z is None else z
+    _dispatch.kernel_module("mapping_layers", "cpp").call(
+        function,
+        z=z,
+        c=c,
+        embed=embed,
+        embed_bias=embed_bias,
+        weights=_addresses(ready[4 : 4 + layers]),
+        biases=_addresses(ready[4 + layers :]),
+        widths=torch.tensor(_widths(ready)),
+        layers=layers,
+        dtype=like.dtype,
+        n=like.shape[0],
+        z_size=0 if z is None else z.shape[1],
+        c_size=0 if c is None else c.shape[1],
+        embed_size=0 if c is None else embed.shape[0],
+        threads=torch.get_num_threads(),
+        lr_multiplier=float(options.lr_multiplier),
+        slope=SLOPES[options.act],
+        act_gain=float(activation_funcs[options.act].def_gain),
+        **results,
+    )
