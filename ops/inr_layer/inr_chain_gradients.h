@@ -159,19 +159,19 @@ void differentiate(
 // W^T [columns, rows] packed as the weight of a product.
 template <typename S>
 void pack_transposed(const S* weight, int64_t stride, int64_t rows, int64_t columns, S* packed) {
-    for_row_panels(columns, [&](int64_t first, auto height) {
-        const int64_t count = std::min<int64_t>(height, columns - first);
-        for (int64_t o = 0; o < rows; ++o, packed += height) {
-            const S* from = weight + o * stride + first;
-            if (count == height) {
-                std::memcpy(packed, from, height * sizeof(S));
-                continue;
+    // Row by row, as they come from memory.
+    for (int64_t o = 0; o < rows; ++o, weight += stride) {
+        for_row_panels(columns, [&](int64_t first, auto height) {
+            S* const to = packed + first * rows + o * height;
+            if (first + height <= columns) {
+                std::memcpy(to, weight + first, height * sizeof(S));
+                return;
             }
             for (int64_t r = 0; r < height; ++r) {
-                packed[r] = r < count ? from[r] : S(0);
+                to[r] = first + r < columns ? weight[first + r] : S(0);
             }
-        }
-    });
+        });
+    }
 }
 
 // to [count] += row; returns the sum of the row.
