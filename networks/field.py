@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from networks.inr_block import INRBlock, INRBlockWeights
+from networks.inr_block import INRBlock, INRBlockWeights, compose_blocks
 from networks.lattice import Sampling
 from networks.layers import channels_at, check_choice
 from networks.levels import GridLevel, PointLevel
@@ -126,14 +126,7 @@ class ContinuousField(ContinuousSynthesis):
         Raises:
             ValueError: If ws has another shape.
         """
-        if ws.ndim != 3 or tuple(ws.shape[1:]) != (self.num_ws, self.w_dim):
-            raise ValueError(f"ws must be [N, {self.num_ws}, {self.w_dim}], got {list(ws.shape)}")
-        theta, start = [], 0
-        ws = ws.to(self.blocks()[0].torgb.bias.dtype)
-        for block in self.blocks():
-            theta.append(block.compose(ws[:, start : start + block.num_conv + 1]))
-            start += block.num_conv
-        return theta
+        return compose_blocks(ws, self.w_dim, self.blocks())
 
     def evaluate(
         self,

@@ -8,6 +8,7 @@ multiplicative modulation, FMM). Coordinates are one, two (written out here) or 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -87,17 +88,21 @@ class INRToRGB(nn.Module):
 
 
 def block_weights(
-    ws: Tensor, layers: Sequence[nn.Module], torgb: nn.Module
-) -> tuple[tuple[Tensor, ...], Tensor]:
+    ws: Tensor,
+    layers: Sequence[nn.Module],
+    torgb: nn.Module,
+    predict: FullyConnectedLayer | None = None,
+) -> tuple[tuple[Tensor, ...], Tensor, Tensor | None]:
     """Composes the weights of a block's layers and to-RGB.
 
     Args:
         ws: [N, layers + 1, w_dim].
         layers: Modules with `weight` [O, I] or [O, I, 1, 1], `affine` and `fmm_activation`.
         torgb: The same for to-RGB.
+        predict: A linear layer for the first w; None = nothing is predicted.
 
     Returns:
-        Per layer [N, O, I], and [N, C, O].
+        Per layer [N, O, I], [N, C, O], and what is predicted, [N, R] or None.
     """
     # A module looks its parts up by name, so each is asked for once.
     affines = [layer.affine for layer in layers]
@@ -109,7 +114,55 @@ def block_weights(
         torgb.weight.flatten(1),
         (rgb_affine.weight, rgb_affine.bias),
         layers[0].fmm_activation,
+        None if predict is None else (predict.weight, predict.bias),
     )
+
+
+def compose_blocks(ws: Tensor, w_dim: int, blocks: Sequence[nn.Module]) -> list:
+    """Composes the weights of all blocks: of each from one w per layer and one for to-RGB.
+
+    Args:
+        ws: [N, num_ws, w_dim]; the w of a block's to-RGB is that of the next block's first layer.
+        w_dim: Dimensionality of w.
+        blocks: Modules with `num_conv`, `torgb` and `compose`.
+
+    Returns:
+        What each block composes.
+
+    Raises:
+        ValueError: If ws has another shape.
+    """
+    num_ws = sum(block.num_conv for block in blocks) + 1
+    if ws.ndim != 3 or tuple(ws.shape[1:]) != (num_ws, w_dim):
+        raise ValueError(f"ws must be [N, {num_ws}, {w_dim}], got {list(ws.shape)}")
+    ws = ws.to(blocks[0].torgb.bias.dtype)
+    starts = [0, *accumulate(block.num_conv for block in blocks)]
+    spans = [(start, end + 1) for start, end in zip(starts, starts[1:])]
+    if torch.is_grad_enabled() and ws.requires_grad and not torch.compiler.is_compiling():
+        parts = Spans.apply(ws, spans)
+    else:
+        parts = [ws[:, start:end] for start, end in spans]
+    return [block.compose(part) for block, part in zip(blocks, parts)]
+
+
+class Spans(torch.autograd.Function):
+    """Spans of ws that overlap; their gradients are added up in one tensor, not in one each."""
+
+    @staticmethod
+    def forward(ctx, ws, spans):
+        ctx.set_materialize_grads(False)
+        ctx.shape, ctx.spans = ws.shape, spans
+        return tuple(ws[:, start:end] for start, end in spans)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        present = [(span, grad) for span, grad in zip(ctx.spans, grads) if grad is not None]
+        if not present:
+            return None, None
+        total = present[0][1].new_zeros(ctx.shape)
+        for (start, end), grad in present:
+            total[:, start:end].add_(grad)
+        return total, None
 
 
 class INRBlock(nn.Module):
@@ -172,11 +225,13 @@ class INRBlock(nn.Module):
         Args:
             ws: [N, num_conv + num_torgb, w_dim].
         """
+        predict = self.predict if self.num_predicted else None
+        layers, rgb, predicted = block_weights(ws, self.layers, self.torgb, predict)
         rows = phase = None
-        if self.num_predicted:
-            predicted = self.predict(ws[:, 0]).unflatten(1, (self.num_predicted, -1))
+        if predicted is not None:
+            predicted = predicted.unflatten(1, (self.num_predicted, -1))
             rows, phase = predicted[:, :, :-1] * PREDICTED_ROWS_SCALE, predicted[:, :, -1]
-        return INRBlockWeights(*block_weights(ws, self.layers, self.torgb), rows, phase)
+        return INRBlockWeights(layers, rgb, rows, phase)
 
     def forward(
         self,

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from networks.inr_block import compose_blocks
 from networks.lattice import Sampling
 from networks.layers import channels_at, first_fp16_resolution, resolution_log2
 from networks.levels import GridLevel, PointLevel, grid_levels
@@ -124,14 +125,7 @@ class PublishedSynthesis(ContinuousSynthesis):
         Raises:
             ValueError: If ws has another shape.
         """
-        if ws.ndim != 3 or tuple(ws.shape[1:]) != (self.num_ws, self.w_dim):
-            raise ValueError(f"ws must be [N, {self.num_ws}, {self.w_dim}], got {list(ws.shape)}")
-        theta, start = [], 0
-        ws = ws.to(self.b4.torgb.bias.dtype)
-        for block in self.blocks():
-            theta.append(block.compose(ws[:, start : start + block.num_conv + 1]))
-            start += block.num_conv
-        return theta
+        return compose_blocks(ws, self.w_dim, self.blocks())
 
     def measure(
         self,

@@ -219,7 +219,7 @@ class PublishedBlock(nn.Module):
             ws: [N, num_conv + num_torgb, w_dim].
         """
         fuser = self.fuser()
-        composed, rgb = block_weights(ws, self.layers(), self.torgb)
+        composed, rgb, _ = block_weights(ws, self.layers(), self.torgb)
         layers = list(composed)
         predicted = None
         if fuser is not None:

@@ -92,8 +92,11 @@ def _weights(
         for name in ("weight", "affine", "affine_bias")
     )
     rgb = [arguments.pop(name) for name in ("rgb", "rgb_affine", "rgb_bias")]
-    composed = function(ws, layers, list(zip(affines, biases)), rgb[0], rgb[1:], **arguments)
-    return torch.cat([weight.flatten(1) for weight in (*composed[0], composed[1])], 1)
+    predict = [arguments.pop(name) for name in ("predict", "predict_bias") if name in arguments]
+    arguments["predict"] = tuple(predict) or None
+    weights, *more = function(ws, layers, list(zip(affines, biases)), rgb[0], rgb[1:], **arguments)
+    results = [*weights, *(result for result in more if result is not None)]
+    return torch.cat([result.flatten(1) for result in results], 1)
 
 
 INR_FUNCTIONS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
@@ -182,6 +185,7 @@ def weights_call(
     rank: int,
     colours: int,
     activation: str = "demod",
+    predicted: int = 0,
     small: bool = True,
 ) -> tuple[str, str, Shapes, dict, bool]:
     """A call of `inr_weights` for layers of sizes (O, I), as in the result of `inr_calls`."""
@@ -193,6 +197,8 @@ def weights_call(
     channels = sizes[-1][0]
     shapes |= {"rgb": (colours, channels), "rgb_affine": (channels, width)}
     shapes["rgb_bias"] = (channels,)
+    if predicted:
+        shapes |= {"predict": (predicted, width), "predict_bias": (predicted,)}
     return "inr_weights", name, shapes, {"activation": activation}, small
 
 
@@ -201,6 +207,7 @@ def _weights_calls() -> list[tuple[str, str, Shapes, dict, bool]]:
     return [
         call("one-layer", 1, 32, [(3, 2)], 1, 1),
         call("two-layers", 3, 32, [(5, 7), (4, 5)], 3, 3, "half-sigmoid"),
-        call("tiny", 32, 128, [(64, 152), (64, 64), (64, 64), (64, 64)], 10, 1, small=False),
+        call("predicted", 2, 32, [(3, 4), (3, 3)], 2, 1, predicted=5),
+        call("tiny", 32, 128, [(64, 152), *[(64, 64)] * 3], 10, 1, predicted=192, small=False),
         call("wide", 8, 512, [(512, 552), (512, 512)], 10, 3, small=False),
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ops._native.composition import composed_gradients, in_places
+from ops._native.composition import composed_gradients, in_places, room_for_gradients
 from ops._native.library import DATA_TYPES, Library, read_headers
 from ops._native.registration import build_library, native_op, register_native
 
@@ -15,4 +15,5 @@ __all__ = [
     "native_op",
     "read_headers",
     "register_native",
+    "room_for_gradients",
 ]

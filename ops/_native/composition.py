@@ -46,6 +46,16 @@ def composed_gradients(
     return in_places(found, wanted)
 
 
+def room_for_gradients(
+    tensors: Sequence[Tensor | None], wanted: Sequence[bool]
+) -> list[Tensor | None]:
+    """Uninitialised contiguous tensors like those that are wanted, None for the others."""
+    return [
+        torch.empty_like(tensor, memory_format=torch.contiguous_format) if want else None
+        for tensor, want in zip(tensors, wanted, strict=True)
+    ]
+
+
 def in_places(found: Sequence[Tensor | None], wanted: Sequence[bool]) -> list[Tensor | None]:
     """Gradients of those that are wanted -> one per input, None for the others."""
     remaining = iter(found)

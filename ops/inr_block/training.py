@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ops import _dispatch
-from ops._native import composed_gradients
+from ops._native import composed_gradients, room_for_gradients
 from ops.inr_block import plain
 from ops.inr_layer.cpu import SLOPES, Chain, coord_fields, tap_fields
 
@@ -217,9 +217,7 @@ def _first_order(
     """Gradients of those of `differentiable` that are needed, in C++."""
     chain = call.filled(tensors)
     count = len(chain.layers)
-    results: list[Tensor | None] = [
-        torch.empty(t.shape, dtype=t.dtype) if need else None for t, need in zip(tensors, needed)
-    ]
+    results = room_for_gradients(tensors, needed)
     outs = [weight.shape[1] for weight in chain.layers]
     biases = None
     if any(needed[count : 2 * count]) or needed[2 * count + 1]:

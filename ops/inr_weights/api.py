@@ -28,13 +28,14 @@ def inr_weights(
     rgb: Tensor,  # [C, O]
     rgb_affine: tuple[Tensor, Tensor],  # [O, D] and [O]
     activation: str = "demod",
+    predict: tuple[Tensor, Tensor] | None = None,  # [R, D] and [R]
     impl: str = "auto",
-) -> tuple[tuple[Tensor, ...], Tensor]:  # K of [N, O, I]; [N, C, O]
+) -> tuple[tuple[Tensor, ...], Tensor, Tensor | None]:  # K of [N, O, I]; [N, C, O]; [N, R]
     """Composes the weights of a block's layers and of its to-RGB from w.
 
     With the styles s_k = w_k A_k^T / sqrt(D) + b_k: of a layer, s is its factors a [O, r] and
     b [r, I], and its weight is that of `ops.fmm.fmm` (INR-GAN, section 3.2). To-RGB is
-    rgb * s / sqrt(O) (StyleGAN2, without demodulation).
+    rgb * s / sqrt(O) (StyleGAN2, without demodulation). What is predicted is an s of the first w.
 
     On a CPU all layers run as one kernel forward and one backward.
 
@@ -47,25 +48,26 @@ def inr_weights(
         rgb: Shared weight of to-RGB; O is that of the last layer.
         rgb_affine: A and b of to-RGB.
         activation: A name of `ops.fmm.FMM_ACTIVATIONS`.
+        predict: A and b of what else is predicted from the first w; None = nothing.
         impl: "auto", "ref" or "cpp", see `ops._dispatch.choose`.
 
     Returns:
-        Weights of the layers, and of to-RGB.
+        Weights of the layers, of to-RGB, and what is predicted.
 
     Raises:
         ValueError: If the shapes do not fit each other or the activation is unknown.
         RuntimeError: impl="cpp", and the kernel does not take the call.
     """
-    _check_shapes(ws, layers, affines, rgb, rgb_affine)
+    _check_shapes(ws, layers, affines, rgb, rgb_affine, predict)
     check_activation(activation)
     if not _dispatch.is_traced():
-        tensors = kernels.flat(ws, layers, affines, rgb, rgb_affine)
+        tensors = kernels.flat(ws, layers, affines, rgb, rgb_affine, predict)
         chosen, _reasons = _dispatch.choose("inr_weights", tensors, impl)
         if chosen == "cpp":
             return autograd.native_weights(tensors, activation)
     elif impl == "cpp":
         raise RuntimeError("inr_weights: impl='cpp' cannot run under autocast or torch.compile")
-    return reference.inr_weights(ws, layers, affines, rgb, rgb_affine, activation, impl)
+    return reference.inr_weights(ws, layers, affines, rgb, rgb_affine, activation, predict, impl)
 
 
 def _check_shapes(
@@ -74,6 +76,7 @@ def _check_shapes(
     affines: Sequence[tuple[Tensor, Tensor]],
     rgb: Tensor,
     rgb_affine: tuple[Tensor, Tensor],
+    predict: tuple[Tensor, Tensor] | None,
 ) -> None:
     count = len(layers)
     if count == 0 or len(affines) != count or ws.ndim != 3 or ws.shape[1] != count + 1:
@@ -96,3 +99,10 @@ def _check_shapes(
             f"inr_weights: to-RGB of {channels} channels and w [{width}] needs [C, {channels}], "
             f"[{channels}, {width}] and [{channels}], got {', '.join(str(list(s)) for s in shapes)}"
         )
+    if predict is not None:
+        matrix, bias = predict
+        if tuple(matrix.shape) != (bias.numel(), width) or bias.ndim != 1:
+            raise ValueError(
+                f"inr_weights: what is predicted from w [{width}] needs [R, {width}] and [R], got "
+                f"{list(matrix.shape)} and {list(bias.shape)}"
+            )

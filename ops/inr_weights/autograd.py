@@ -34,16 +34,21 @@ class InrWeights(torch.autograd.Function):
             return None, *kernels.backward(grads, styles, tensors, ctx.activation, wanted)
 
         def composed(*views: Tensor) -> list[Tensor]:
-            weights, rgb = reference.inr_weights(*kernels.grouped(views), ctx.activation)
-            return [*weights, rgb]
+            *args, predict = kernels.grouped(views)
+            weights, rgb, predicted = reference.inr_weights(*args, ctx.activation, predict)
+            return [*weights, rgb] if predict is None else [*weights, rgb, predicted]
 
         return None, *composed_gradients(composed, tensors, wanted, grads)
 
 
-def native_weights(tensors: Sequence[Tensor], activation: str) -> tuple[tuple[Tensor, ...], Tensor]:
+def native_weights(
+    tensors: Sequence[Tensor], activation: str
+) -> tuple[tuple[Tensor, ...], Tensor, Tensor | None]:
     """`inr_weights` by the kernel; recorded only where a gradient is wanted."""
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         results = InrWeights.apply(activation, *tensors)
     else:
         results, _styles = kernels.forward(tensors, activation)
-    return tuple(results[:-1]), results[-1]
+    count = (len(tensors) - 4) // 3
+    rgb, *predicted = results[count:]
+    return tuple(results[:count]), rgb, predicted[0] if predicted else None

@@ -25,17 +25,16 @@ struct BlockBackward : Block<S> {
         int64_t parts;
         int64_t of_w;
     };
-    Partial partial[kMaxLayers + 1];
+    Partial partial[kMaxLayers + 2];
     std::unique_ptr<S[]> memory;  // of all partial sums
 
     explicit BlockBackward(const InrWeightsParams& params) : Block<S>(params) {
-        int64_t size = 0;
-        for (int64_t k = 0; k <= p.layers; ++k) {
+        int64_t size = add_of_w(0, 0);
+        // The first w has the shares of two affine layers, one after the other.
+        if (p.predict != nullptr) size = add_of_w(this->predicting(), size);
+        for (int64_t k = 1; k <= p.layers; ++k) size = add_of_w(k, size);
+        for (int64_t k = 0; k < p.layers; ++k) {
             Partial& own = partial[k];
-            own.parts = divide_up(this->affines[k].size, kPartRows);
-            own.of_w = size;
-            size += own.parts * p.n * p.d;
-            if (k == p.layers) continue;
             FmmParams& layer = this->layers[k];
             choose_parts(layer);
             own.chunks = divide_up(layer.o, layer.chunk);
@@ -51,6 +50,13 @@ struct BlockBackward : Block<S> {
         }
     }
 
+    // Places a layer's shares of the gradient of w from `at` on; returns their end.
+    int64_t add_of_w(int64_t k, int64_t at) {
+        partial[k].parts = divide_up(this->affines[k].size, kPartRows);
+        partial[k].of_w = at;
+        return at + partial[k].parts * p.n * p.d;
+    }
+
     // Chunks of rows where there are many, else parts of the batch: enough tasks for some threads.
     void choose_parts(FmmParams& layer) const {
         constexpr int64_t kTasks = 4;
@@ -60,6 +66,12 @@ struct BlockBackward : Block<S> {
     }
 
     void run() {
+        if (p.predict != nullptr)
+            for (int64_t n = 0; n < p.n; ++n) {
+                const int64_t at = n * this->num_styles + this->affines[this->predicting()].at;
+                const S* const from = static_cast<const S*>(p.grad_out_predict) + n * p.predicted;
+                std::copy_n(from, p.predicted, this->grad_styles() + at);
+            }
         std::vector<int64_t> counts;
         for (int64_t k = 0; k < p.layers; ++k)
             counts.push_back(partial[k].chunks * this->layers[k].splits);
@@ -72,21 +84,25 @@ struct BlockBackward : Block<S> {
         sum_layers();
         counts.clear();
         // The larger tasks first.
-        for (int64_t k = 0; k <= p.layers; ++k)
+        for (int64_t k = 0; k < this->num_affines; ++k)
             counts.push_back(p.grad_ws == nullptr ? 0 : partial[k].parts);
-        for (int64_t k = 0; k <= p.layers; ++k)
+        for (int64_t k = 0; k < this->num_affines; ++k)
             counts.push_back(divide_up(this->affines[k].size, kStyleRows));
         for_all_jobs(counts, p.threads, [&](int64_t which, int64_t job) {
-            const int64_t k = which % (p.layers + 1);
-            if (which <= p.layers) of_w(k, job);
-            else of_affine(this->affines[k], k, job * kStyleRows);
+            const int64_t k = which % this->num_affines;
+            if (which < this->num_affines) of_w(k, job);
+            else of_affine(this->affines[k], job * kStyleRows);
         });
-        for (int64_t k = 0; p.grad_ws != nullptr && k <= p.layers; ++k)
+        for (int64_t k = 0; p.grad_ws != nullptr && k <= p.layers; ++k) {
+            const bool is_shared = k == 0 && p.predict != nullptr;
+            const int64_t parts =
+                partial[k].parts + (is_shared ? partial[this->predicting()].parts : 0);
             for (int64_t n = 0; n < p.n; ++n) {
                 S* const to = static_cast<S*>(p.grad_ws) + (n * (p.layers + 1) + k) * p.d;
-                sum_parts(memory.get() + partial[k].of_w + n * p.d, partial[k].parts, p.n * p.d,
-                          p.d, to);
+                const S* const from = memory.get() + partial[k].of_w + n * p.d;
+                sum_parts(from, parts, p.n * p.d, p.d, to);
             }
+        }
     }
 
     void of_rgb() const {
@@ -132,7 +148,7 @@ struct BlockBackward : Block<S> {
     }
 
     // Some rows of an affine layer: sums over images.
-    void of_affine(const Affine<S>& affine, int64_t k, int64_t first) const {
+    void of_affine(const Affine<S>& affine, int64_t first) const {
         const int64_t end = std::min(first + kStyleRows, affine.size);
         const S* const grad = this->grad_styles() + affine.at;
         for (int64_t j = first; affine.grad_bias && j < end; j += L::kCount) {
@@ -143,16 +159,16 @@ struct BlockBackward : Block<S> {
         }
         for (int64_t d = 0; affine.grad_weight && d < p.d; d += L::kWidth) {
             int64_t j = first;
-            for (; j + 6 <= end; j += 6) affine_rows<6>(affine, k, j, d);
-            for (; j < end; ++j) affine_rows<1>(affine, k, j, d);
+            for (; j + 6 <= end; j += 6) affine_rows<6>(affine, j, d);
+            for (; j < end; ++j) affine_rows<1>(affine, j, d);
         }
     }
 
     template <int kCount>
-    void affine_rows(const Affine<S>& affine, int64_t k, int64_t j, int64_t d) const {
+    void affine_rows(const Affine<S>& affine, int64_t j, int64_t d) const {
         lanes_t<S> sum[kCount][2];
         sum_products<S, kCount>(p.n, this->grad_styles() + affine.at + j, 1, this->num_styles,
-                                this->w(0, k) + d, p.ws_image_stride, sum);
+                                this->w(0, affine.source) + d, p.ws_image_stride, sum);
         for (int q = 0; q < kCount; ++q)
             for (int half = 0; half < 2; ++half)
                 store<S>(affine.grad_weight + (j + q) * p.d + d + half * L::kCount,

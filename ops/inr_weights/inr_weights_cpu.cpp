@@ -52,7 +52,7 @@ struct Forward : Block<S> {
 
     void run() const {
         std::vector<int64_t> counts;
-        for (int64_t k = 0; k <= p.layers; ++k)
+        for (int64_t k = 0; k < this->num_affines; ++k)
             counts.push_back(divide_up(this->affines[k].size, kStyleRows));
         for_all_jobs(counts, p.threads, [&](int64_t k, int64_t job) {
             style_rows(k, job * kStyleRows);
@@ -68,6 +68,12 @@ struct Forward : Block<S> {
             const int64_t end = std::min(begin + kTaskRows, layer.o);
             forward_chunk<S, S, S>(layer, job / chunks, begin, end);
         });
+        if (p.predict != nullptr)
+            for (int64_t n = 0; n < p.n; ++n) {
+                const int64_t at = n * this->num_styles + this->affines[this->predicting()].at;
+                S* const to = static_cast<S*>(p.out_predict) + n * p.predicted;
+                std::copy_n(this->styles() + at, p.predicted, to);
+            }
     }
 
     // kStyleRows styles of all images, from row `first` of an affine layer on.
@@ -76,7 +82,7 @@ struct Forward : Block<S> {
         const int64_t valid = std::min(kStyleRows, affine.size - first);
         S* const sums = scratch<S>(kStyleRows * L::kWidth);
         for (int64_t panel = 0; panel < panels; ++panel) {
-            const S* const w = ws.data() + lanes_of(k, panel);
+            const S* const w = ws.data() + lanes_of(affine.source, panel);
             const int64_t images = std::min<int64_t>(p.n - panel * L::kWidth, L::kWidth);
             if (images > L::kCount) multiply_all<6, 2>(affine, first, valid, w, sums);
             else multiply_all<12, 1>(affine, first, valid, w, sums);

@@ -14,7 +14,7 @@ constexpr int64_t kStyleRows = 48;
 // Rows of a modulated weight that a task goes through: reading b is little of its work.
 constexpr int64_t kTaskRows = 66;
 
-// One affine layer: that of an FMM layer, or the one of to-RGB.
+// One affine layer: that of an FMM layer, the one of to-RGB, or what is predicted.
 template <typename S>
 struct Affine {
     const S* weight;  // [size, D]
@@ -23,16 +23,19 @@ struct Affine {
     S* grad_bias;     // null = not wanted
     int64_t size;
     int64_t at;       // where its styles are in a row
+    int64_t source;   // which w it reads
 };
 
 template <typename S>
 struct Block {
     const InrWeightsParams& p;
     FmmParams layers[kMaxLayers];
-    Affine<S> affines[kMaxLayers + 1];
+    Affine<S> affines[kMaxLayers + 2];  // of layers, of to-RGB, predicted
+    int64_t num_affines;
     int64_t num_styles;
 
-    explicit Block(const InrWeightsParams& params) : p(params), layers(), num_styles(0) {
+    explicit Block(const InrWeightsParams& params)
+        : p(params), layers(), num_affines(0), num_styles(0) {
         const void* const weights[] = {p.weight0, p.weight1, p.weight2, p.weight3};
         const void* const matrices[] = {p.affine0, p.affine1, p.affine2, p.affine3};
         const void* const biases[] = {
@@ -66,6 +69,10 @@ struct Block {
         }
         add_affine(p.layers, p.rgb_affine, p.rgb_affine_bias, p.grad_rgb_affine,
                    p.grad_rgb_affine_bias, rows[p.layers - 1]);
+        if (p.predict != nullptr) {
+            add_affine(0, p.predict, p.predict_bias, p.grad_predict, p.grad_predict_bias,
+                       p.predicted);
+        }
         for (int64_t k = 0; k < p.layers; ++k) {
             FmmParams& layer = layers[k];
             const int64_t at = affines[k].at, of_b = at + layer.o * layer.r;
@@ -80,6 +87,9 @@ struct Block {
         }
     }
 
+    // The affine layer that predicts, or num_affines.
+    int64_t predicting() const { return p.layers + 1; }
+
     // Channels of the last layer.
     int64_t channels() const { return affines[p.layers].size; }
 
@@ -92,10 +102,11 @@ struct Block {
 
 private:
     void add_affine(
-        int64_t k, const void* weight, const void* bias, void* of_weight, void* of_bias,
+        int64_t source, const void* weight, const void* bias, void* of_weight, void* of_bias,
         int64_t size) {
-        affines[k] = {static_cast<const S*>(weight), static_cast<const S*>(bias),
-                      static_cast<S*>(of_weight), static_cast<S*>(of_bias), size, num_styles};
+        affines[num_affines++] = {
+            static_cast<const S*>(weight), static_cast<const S*>(bias), static_cast<S*>(of_weight),
+            static_cast<S*>(of_bias), size, num_styles, source};
         num_styles += size;
     }
 };

@@ -2,18 +2,19 @@
 
 They are declared in `inr_weights.h`; nothing here is differentiable, see `autograd.py` for that.
 Tensors come as one list: ws, weights of layers, their affine matrices and biases, to-RGB's
-weight, matrix and bias.
+weight, matrix and bias, and if something is predicted, matrix and bias of that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ops import _dispatch
+from ops._native import room_for_gradients
 from ops.fmm.kernels import modulation_fields
 
 _MAX_LAYERS = 4
@@ -27,28 +28,39 @@ def flat(
     affines: Sequence[tuple[Tensor, Tensor]],
     rgb: Tensor,
     rgb_affine: tuple[Tensor, Tensor],
+    predict: tuple[Tensor, Tensor] | None,
 ) -> list[Tensor]:
     """The tensors of a call in the order of this module."""
     matrices = [matrix for matrix, _bias in affines]
     biases = [bias for _matrix, bias in affines]
-    return [ws, *layers, *matrices, *biases, rgb, *rgb_affine]
+    return [ws, *layers, *matrices, *biases, rgb, *rgb_affine, *(predict or ())]
 
 
-def grouped(
-    tensors: Sequence[Any],
-) -> tuple[Any, Sequence[Any], list[tuple[Any, Any]], Any, tuple[Any, Any]]:
-    """The arguments of `flat`."""
-    count = (len(tensors) - 4) // 3
-    ws, rgb, *rgb_affine = tensors[0], *tensors[-3:]
+class Grouped(NamedTuple):
+    """The arguments of `flat`, or what belongs to them."""
+
+    ws: Any
+    layers: Sequence[Any]
+    affines: list[tuple[Any, Any]]
+    rgb: Any
+    rgb_affine: tuple[Any, Any]
+    predict: tuple[Any, Any] | None
+
+
+def grouped(tensors: Sequence[Any]) -> Grouped:
+    """The way back from `flat`."""
+    count, more = divmod(len(tensors) - 4, 3)
     layers, matrices, biases = (tensors[1 + k * count : 1 + (k + 1) * count] for k in range(3))
-    return ws, layers, list(zip(matrices, biases)), rgb, tuple(rgb_affine)
+    rgb, *last = tensors[1 + 3 * count :]
+    predict = tuple(last[2:]) if more else None
+    return Grouped(tensors[0], layers, list(zip(matrices, biases)), rgb, tuple(last[:2]), predict)
 
 
 def why_not(tensors: Sequence[Tensor]) -> list[str]:
     """Why the kernel does not take these tensors, one sentence each; empty if it does."""
     if not tensors:
         return []
-    ws, layers, affines, _rgb, _rgb_affine = grouped(tensors)
+    ws, layers, affines = grouped(tensors)[:3]
     reasons = []
     if len({tensor.dtype for tensor in tensors}) > 1:
         reasons.append("the tensors have several dtypes")
@@ -65,21 +77,19 @@ def why_not(tensors: Sequence[Tensor]) -> list[str]:
 
 
 def forward(tensors: Sequence[Tensor], activation: str) -> tuple[list[Tensor], Tensor]:
-    """Weights of layers and of to-RGB, and the styles [N, S] that the backward reads."""
-    ws, layers, _affines, rgb, _rgb_affine = grouped(tensors)
+    """Weights of layers, of to-RGB, and what is predicted; the styles that the backward reads."""
+    ws, layers, affines, rgb, rgb_affine, predict = grouped(tensors)
     batch = ws.shape[0]
     results = [ws.new_empty((batch, *weight.shape)) for weight in (*layers, rgb)]
-    size = sum(bias.shape[0] for bias in tensors[-3 - len(layers) : -3]) + rgb.shape[1]
-    styles = ws.new_empty((batch, size))
-    names = [f"out{k}" for k in range(len(layers))]
-    _call(
-        "inr_weights_forward",
-        tensors,
-        activation,
-        styles=styles,
-        out_rgb=results[-1],
-        **dict(zip(names, results)),
-    )
+    names = [*(f"out{k}" for k in range(len(layers))), "out_rgb"]
+    biases = [bias for _matrix, bias in (*affines, rgb_affine)]
+    if predict is not None:
+        biases.append(predict[1])
+        names.append("out_predict")
+        results.append(ws.new_empty((batch, predict[1].shape[0])))
+    styles = ws.new_empty((batch, sum(bias.shape[0] for bias in biases)))
+    fields = dict(zip(names, results))
+    _call("inr_weights_forward", tensors, activation, styles=styles, **fields)
     return results, styles
 
 
@@ -93,27 +103,28 @@ def backward(
     """Gradients of the tensors, None where they are not wanted.
 
     Args:
-        grads: Gradients of the weights of layers and of to-RGB.
+        grads: Gradients of the results.
         styles: As `forward` gave them.
         tensors, activation: As for `forward`.
         wanted: Which of the tensors are.
     """
-    found = [
-        torch.empty(t.shape, dtype=t.dtype) if want else None for t, want in zip(tensors, wanted)
-    ]
-    of_ws, of_layers, of_affines, of_rgb, of_rgb_affine = grouped(found)
-    *of_results, of_rgb_result = (grad.contiguous() for grad in grads)
+    found = room_for_gradients(tensors, wanted)
+    of_ws, of_layers, of_affines, of_rgb, of_rgb_affine, of_predict = grouped(found)
+    ready = [grad.contiguous() for grad in grads]
     fields: dict[str, Any] = {}
-    for k, (grad, of_layer, of_affine) in enumerate(zip(of_results, of_layers, of_affines)):
+    for k, (grad, of_layer, of_affine) in enumerate(zip(ready, of_layers, of_affines)):
         fields |= {f"grad_out{k}": grad, f"grad_weight{k}": of_layer}
         fields[f"grad_affine{k}"], fields[f"grad_affine_bias{k}"] = of_affine
+    if of_predict is not None:
+        fields["grad_out_predict"] = ready[-1]
+        fields["grad_predict"], fields["grad_predict_bias"] = of_predict
     _call(
         "inr_weights_backward",
         tensors,
         activation,
         styles=styles,
         grad_styles=torch.empty_like(styles),
-        grad_out_rgb=of_rgb_result,
+        grad_out_rgb=ready[len(of_layers)],
         grad_ws=of_ws,
         grad_rgb=of_rgb,
         grad_rgb_affine=of_rgb_affine[0],
@@ -124,13 +135,16 @@ def backward(
 
 
 def _call(function: str, tensors: Sequence[Tensor], activation: str, **results: Any) -> None:
-    ws, layers, affines, rgb, rgb_affine = grouped(tensors)
+    ws, layers, affines, rgb, rgb_affine, predict = grouped(tensors)
     ws = ws if ws.stride(2) == 1 else ws.contiguous()
     fields: dict[str, Any] = {}
     for k, (weight, (matrix, bias)) in enumerate(zip(layers, affines)):
         fields[f"weight{k}"] = weight.contiguous()
         fields[f"affine{k}"], fields[f"affine_bias{k}"] = matrix.contiguous(), bias.contiguous()
         fields[f"o{k}"], fields[f"i{k}"] = weight.shape
+    if predict is not None:
+        fields["predict"], fields["predict_bias"] = (part.contiguous() for part in predict)
+        fields["predicted"] = predict[1].shape[0]
     rank = affines[0][1].shape[0] // sum(layers[0].shape)
     _dispatch.kernel_module("inr_weights", "cpp").call(
         function,

@@ -17,8 +17,9 @@ def inr_weights(
     rgb: Tensor,  # [C, O]
     rgb_affine: tuple[Tensor, Tensor],  # [O, D] and [O]
     activation: str = "demod",
+    predict: tuple[Tensor, Tensor] | None = None,  # [R, D] and [R]
     impl: str = "auto",
-) -> tuple[tuple[Tensor, ...], Tensor]:  # K of [N, O, I]; [N, C, O]
+) -> tuple[tuple[Tensor, ...], Tensor, Tensor | None]:  # K of [N, O, I]; [N, C, O]; [N, R]
     """Weights of a block's layers and of to-RGB; see `ops.inr_weights.api.inr_weights`."""
     gain = ws.shape[2] ** -0.5
     composed = []
@@ -29,4 +30,5 @@ def inr_weights(
         a, b = a.unflatten(1, (rows, rank)), b.unflatten(1, (rank, columns))
         composed.append(fmm(weight, a, b, activation, impl=impl))
     styles = affine(ws[:, -1], *rgb_affine, gain, impl=impl) * rgb.shape[1] ** -0.5
-    return tuple(composed), rgb * styles[:, None, :]
+    predicted = None if predict is None else affine(ws[:, 0], *predict, gain, impl=impl)
+    return tuple(composed), rgb * styles[:, None, :], predicted

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ops import _dispatch
+from ops._native import room_for_gradients
 from ops.bias_act import activation_funcs
 
 SLOPES = {"linear": 1.0, "lrelu": activation_funcs["lrelu"].def_alpha}
@@ -72,9 +73,7 @@ def backward(
         tensors, options: As for `forward`.
         wanted: Which of the tensors are.
     """
-    found = [
-        torch.empty(t.shape, dtype=t.dtype) if want else None for t, want in zip(tensors, wanted)
-    ]
+    found = room_for_gradients(tensors, wanted)
     layers = len(tensors) // 2 - 2
     _call(
         "mapping_layers_backward",

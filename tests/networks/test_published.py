@@ -178,7 +178,7 @@ class Literal:
         for block, weights in zip(synthesis.blocks(), theta):
             # From the layers: in the published order of channels.
             w = ws[start : start + block.num_conv + 1]
-            layers, rgb = block_weights(w[None], block.layers(), block.torgb)
+            layers, rgb, _ = block_weights(w[None], block.layers(), block.torgb)
             scales = [1 if s is None else s[0].double().numpy() for s in weights.scales]
             layers, rgb = ([x[0].double().numpy() for x in part] for part in (layers, [rgb]))
             self.blocks.append((block, w[0], layers, scales, *rgb))

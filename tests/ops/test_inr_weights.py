@@ -22,9 +22,11 @@ CPU = torch.device("cpu")
 CALLS = [case for case in CASES if case.op == "inr_weights" and case.small]
 
 
-def _call(n: int, width: int, sizes: tuple, rank: int, colours: int, activation: str) -> OpCase:
+def _call(
+    n: int, width: int, sizes: tuple, rank: int, colours: int, activation: str, predicted: int = 0
+) -> OpCase:
     name = f"{n}-{width}-{sizes}-{rank}"
-    return OpCase(*weights_call(name, n, width, sizes, rank, colours, activation)[:4])
+    return OpCase(*weights_call(name, n, width, sizes, rank, colours, activation, predicted)[:4])
 
 
 # More images than a vector holds, rows beyond a task's, parts of the batch, single values.
@@ -32,6 +34,7 @@ MORE = [
     _call(9, 32, ((70, 5), (3, 70)), 2, 2, "demod"),
     _call(17, 64, ((20, 33), (20, 20), (20, 20), (19, 20)), 10, 3, "tanh"),
     _call(2, 96, ((140, 3),), 3, 1, "sigmoid"),
+    _call(7, 32, ((20, 4), (3, 20)), 2, 3, "demod", 401),
     _call(1, 32, ((1, 1),), 1, 1, "none"),
 ]
 every_call = pytest.mark.parametrize("case", [*CALLS, *MORE], ids=str)
@@ -64,13 +67,16 @@ def test_numbers_worked_out_by_hand() -> None:
     affine = matrix, torch.tensor([1.0, 1.0, -2.0])
     rgb_matrix = torch.zeros(1, 32)
     rgb_matrix[0, 1] = 32**0.5
-    (weight,), rgb = inr_weights(
+    predict = matrix[2:] * 2, torch.tensor([1.0])
+    (weight,), rgb, predicted = inr_weights(
         ws, [torch.tensor([[3.0, 5.0]])], [affine], torch.tensor([[1.0], [2.0]]),
-        (rgb_matrix, torch.tensor([0.5])), "none", "cpp",
+        (rgb_matrix, torch.tensor([0.5])), "none", predict, "cpp",
     )  # fmt: skip
     # 3 (1 + 1) and 5 (1 + (-2 + 2)); (0.5 + 3) times 1 and 2
     torch.testing.assert_close(weight, torch.tensor([[[6.0, 5.0]]]))
     torch.testing.assert_close(rgb, torch.tensor([[[3.5], [7.0]]]))
+    # 2 w_0 + 1
+    torch.testing.assert_close(predicted, torch.tensor([[5.0]]))
 
 
 @every_call
@@ -91,9 +97,9 @@ def test_derivatives_of_first_and_second_order(case: OpCase) -> None:
     assert torch.autograd.gradgradcheck(function, args, fast_mode=True)
 
 
-@pytest.mark.parametrize("wanted", ["ws", "weight1", "affine0", "affine_bias1", "rgb", "rgb_bias"])
+@pytest.mark.parametrize("wanted", ["ws", "weight1", "affine0", "affine_bias1", "rgb", "predict"])
 def test_single_gradients(wanted: str, poisoned_memory: None) -> None:
-    case = MORE[0]
+    case = MORE[3]
     whole = dict(zip(["y", *case.shapes], results(case, "cpp", torch.float64)))
     tensors = case.inputs(torch.float64)
     tensors[wanted].requires_grad_()
@@ -155,5 +161,7 @@ def test_messages() -> None:
         inr_weights(w, [one], [affine], one, rgb, "relu")
     with pytest.raises(ValueError, match=r"an affine map \[2, 32\], \[2\] of w \[32\] does not"):
         inr_weights(w, [torch.ones(2, 1)], [affine], one, rgb)
+    with pytest.raises(ValueError, match=r"predicted from w \[32\] needs \[R, 32\] and \[R\], got"):
+        inr_weights(w, [one], [affine], one, rgb, predict=(torch.ones(2, 31), torch.ones(2)))
     with pytest.raises(ValueError, match=r"to-RGB of 1 channels and w \[32\] needs \[C, 1\]"):
         inr_weights(w, [one], [affine], torch.ones(3, 2), rgb)
