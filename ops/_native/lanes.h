@@ -76,6 +76,12 @@ inline lanes_t<S, kBytes> load(const T* p) {
     }
 }
 
+// x in all lanes; 0 + x would have to be computed, since it is not x for x = -0.
+template <typename S>
+inline lanes_t<S> splat(S x) {
+    return x - lanes_t<S>{};
+}
+
 // Rounds as from_sum does.
 template <typename S, int kBytes = kVectorBytes, typename T>
 inline void store(T* p, lanes_t<S, kBytes> x) {

@@ -25,7 +25,7 @@ OLDEST_CAPABILITY = (7, 5)
 
 FIRST_BFLOAT16_CAPABILITY = (8, 0)
 
-_CPU_FLAGS = ["-O3", "-fopenmp", "-fno-math-errno", "-fno-trapping-math"]
+_CPU_FLAGS = ["-O3", "-fopenmp", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"]
 _CUDA_FLAGS = ["-O3", "-std=c++17", "--extended-lambda"]
 
 

@@ -133,8 +133,7 @@ void differentiate(
     int64_t rows, int64_t panels, int64_t stride, const S* y, const Activation<S>& act, S* g,
     S* sums) {
     using L = Lanes<S>;
-    const typename L::vector above = typename L::vector{} + act.gain;
-    const typename L::vector below = typename L::vector{} + act.gain * act.slope;
+    const typename L::vector above = splat<S>(act.gain), below = splat<S>(act.gain * act.slope);
     const bool clamps = act.limit < std::numeric_limits<S>::infinity();
     for (int64_t o = 0; o < rows; ++o) {
         typename L::vector sum = {};

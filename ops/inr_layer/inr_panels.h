@@ -48,7 +48,7 @@ __attribute__((noinline)) void multiply(
     for (int i = 0; i < kCount; ++i) {
         for (int half = 0; half < 2; ++half) {
             if (kStart == Start::kBias) {
-                sum[i][half] = typename L::vector{} + bias[i];
+                sum[i][half] = splat<S>(bias[i]);
             } else {
                 sum[i][half] = load<S>(c + i * L::kWidth + half * L::kCount);
             }
@@ -65,16 +65,19 @@ __attribute__((noinline)) void multiply(
         }
         a += kCount;
     }
+    // Copies: for all the compiler knows, a store to c could change the original.
     const bool clamps = act.limit < std::numeric_limits<S>::infinity();
+    const typename L::vector above = splat<S>(act.gain), below = splat<S>(act.gain * act.slope);
+    const typename L::vector high = splat<S>(act.limit), low = -high;
 #pragma GCC unroll 16
     for (int i = 0; i < kCount; ++i) {
         for (int half = 0; half < 2; ++half) {
             typename L::vector v = sum[i][half];
             if (kFinish == Finish::kActivate) {
-                v = (v > 0 ? v : v * act.slope) * act.gain;
+                v *= v > 0 ? above : below;
                 if (clamps) {
-                    v = v > act.limit ? typename L::vector{} + act.limit : v;
-                    v = v < -act.limit ? typename L::vector{} - act.limit : v;
+                    v = v > high ? high : v;
+                    v = v < low ? low : v;
                 }
             }
             store<S>(c + i * L::kWidth + half * L::kCount, v);
