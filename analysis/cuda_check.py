@@ -35,7 +35,8 @@ compile on machines without them too."""
 # Those of ops/_native/registration.py, and all warnings; but vectors as arguments of functions that
 # are inlined anyway are no matter of the ABI.
 CXX_FLAGS = (
-    *("-std=c++17", "-O3", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-fPIC"),
+    *("-std=c++17", "-O3", "-fopenmp", "-fvisibility=hidden", "-fPIC"),
+    *("-fno-math-errno", "-fno-trapping-math"),
     *("-Wall", "-Wextra", "-Werror", "-Wno-psabi"),
 )
 NVCC_FLAGS = (

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 DATA_TYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 """Codes of data types, as in `abi.h`."""
@@ -121,14 +122,15 @@ class Library:
             if name not in positions:
                 raise TypeError(f"{function} has no field {name!r}")
             kind = type(value)
-            # Numbers first: `isinstance` of a Tensor is a slow question about anything else.
+            # Exact types first: `isinstance` of a Tensor is a slow question about anything.
             if kind is int or kind is float:
                 values[positions[name]] = value
+            elif kind is Tensor or kind is Parameter or isinstance(value, Tensor):
+                if device is None:
+                    device = value.device
+                values[positions[name]] = value.data_ptr()
             elif kind is torch.dtype:
                 values[positions[name]] = DATA_TYPES[value]
-            elif isinstance(value, Tensor):
-                device = value.device
-                values[positions[name]] = value.data_ptr()
             elif value is not None:
                 values[positions[name]] = value
         if device is not None and device.type == "cuda":

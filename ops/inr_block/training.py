@@ -19,6 +19,9 @@ from ops._native import composed_gradients, room_for_gradients
 from ops.inr_block import plain
 from ops.inr_layer.cpu import SLOPES, Chain, coord_fields, tap_fields
 
+_GRAD_WEIGHTS = ("grad_weight0", "grad_weight1", "grad_weight2", "grad_weight3")
+_GRAD_BIASES = ("grad_bias0", "grad_bias1", "grad_bias2", "grad_bias3")
+
 
 class TrainingCall(NamedTuple):
     """What a call has besides differentiable tensors.
@@ -218,11 +221,7 @@ def _first_order(
     chain = call.filled(tensors)
     count = len(chain.layers)
     results = room_for_gradients(tensors, needed)
-    outs = [weight.shape[1] for weight in chain.layers]
-    biases = None
-    if any(needed[count : 2 * count]) or needed[2 * count + 1]:
-        biases = saved.new_empty([saved.shape[0], sum(outs) + chain.rgb.shape[1]])
-    of_rgb, _of_rgb_bias, of_x, of_img, of_own = results[2 * count :]
+    of_rgb, of_rgb_bias, of_x, of_img, of_own = results[2 * count :]
     grad_features, grad_image = (None if grad is None else grad.contiguous() for grad in grads)
     if grad_image is None and of_img is not None:
         results[2 * count + 3] = of_img = None
@@ -236,16 +235,9 @@ def _first_order(
         grad_x=of_x,
         grad_img=of_img,
         grad_own=of_own,
-        grad_biases=biases,
-        **{f"grad_weight{index}": grad for index, grad in enumerate(results[:count])},
+        grad_rgb_bias=of_rgb_bias,
+        **dict(zip(_GRAD_WEIGHTS, results[:count])),
+        **dict(zip(_GRAD_BIASES, results[count : 2 * count])),
         **_fields(chain),
     )
-    if biases is not None:
-        places = [*range(count, 2 * count), 2 * count + 1]
-        parts = biases.split([*outs, chain.rgb.shape[1]], 1)
-        totals = biases.sum(0).split([*outs, chain.rgb.shape[1]])
-        for place, part, total in zip(places, parts, totals, strict=True):
-            if needed[place]:
-                chosen = total if tensors[place].ndim == 1 else part
-                results[place] = chosen
     return results

@@ -39,7 +39,11 @@ struct InrChainParams {
     void* grad_weight2;         // backward, as weight2
     void* grad_weight3;         // backward, as weight3
     void* grad_rgb;             // backward, as rgb
-    void* grad_biases;          // backward: [N, O_1 + .. + O_K + C]
+    void* grad_bias0;           // backward, as bias0
+    void* grad_bias1;           // backward, as bias1
+    void* grad_bias2;           // backward, as bias2
+    void* grad_bias3;           // backward, as bias3
+    void* grad_rgb_bias;        // backward, as rgb_bias
     int64_t bias_stride0;       // elements from one image's bias to the next one's: 0 or O_1
     int64_t bias_stride1;       // 0 or O_2
     int64_t bias_stride2;       // 0 or O_3

@@ -1,6 +1,7 @@
 // inr_chain_backward: see inr_chain.h. Per image, tiles of pixels go back through to-RGB and all
 // layers; gradients of weights are summed over tiles in memory of the thread.
 
+#include <memory>
 #include <new>
 
 #include "inr_chain_gradients.h"
@@ -21,7 +22,8 @@ struct Backward : ChainSizes<S> {
     const ChainTaps<S> taps;
     const std::vector<S> shared;  // by pixels, one tile after the other
     S* weight_grads[kMaxChain];
-    int64_t num_sums;  // of biases
+    int64_t num_sums;                // of biases
+    std::unique_ptr<S[]> bias_sums;  // [N, num_sums]
 
     // A thread's parts.
     struct Parts {
@@ -61,6 +63,7 @@ struct Backward : ChainSizes<S> {
             weight_grads[k] = static_cast<S*>(all[k]);
             num_sums += outs[k];
         }
+        bias_sums.reset(new S[p.batch * num_sums]);
     }
 
     int64_t last() const { return outs[p.layers - 1]; }
@@ -110,6 +113,12 @@ struct Backward : ChainSizes<S> {
         for_each_image<S>(
             p.batch, p.threads, [this](auto take) { return cut(take); },
             [this](int64_t n, const Parts& parts) { image(n, parts); });
+        void* const grads[] = {p.grad_bias0, p.grad_bias1, p.grad_bias2, p.grad_bias3};
+        const S* sums = bias_sums.get();
+        for (int64_t k = 0; k < p.layers; sums += outs[k++]) {
+            write_bias(sums, num_sums, p.batch, outs[k], this->bias_strides[k] > 0, grads[k]);
+        }
+        write_bias(sums, num_sums, p.batch, p.colours, false, p.grad_rgb_bias);
     }
 
     void image(int64_t n, const Parts& parts) const {
@@ -356,16 +365,7 @@ struct Backward : ChainSizes<S> {
             keep(parts.of_weights[k], outs[k], depths[k], weight_grads[k], n);
         }
         keep(parts.of_rgb, p.colours, last(), p.grad_rgb, n);
-        if (p.grad_biases != nullptr) {
-            std::copy_n(parts.sums, num_sums, static_cast<S*>(p.grad_biases) + n * num_sums);
-        }
-    }
-
-    static void keep(const S* from, int64_t rows, int64_t columns, void* to, int64_t n) {
-        for (int64_t row = 0; to != nullptr && row < rows; ++row) {
-            const S* const line = from + row * outer_stride<S>(columns);
-            std::copy_n(line, columns, static_cast<S*>(to) + (n * rows + row) * columns);
-        }
+        std::copy_n(parts.sums, num_sums, bias_sums.get() + n * num_sums);
     }
 
     void write_row(const Parts& parts, int64_t o, S* to) const {

@@ -173,6 +173,33 @@ void pack_transposed(const S* weight, int64_t stride, int64_t rows, int64_t colu
     }
 }
 
+// Image n of `to` [N, rows, columns] from rows as add_outer's.
+template <typename S>
+void keep(const S* from, int64_t rows, int64_t columns, void* to, int64_t n) {
+    for (int64_t row = 0; to != nullptr && row < rows; ++row) {
+        const S* const line = from + row * outer_stride<S>(columns);
+        std::copy_n(line, columns, static_cast<S*>(to) + (n * rows + row) * columns);
+    }
+}
+
+// The gradient of a bias from sums of images, which are `apart`: [N, count], or of all [count].
+template <typename S>
+void write_bias(
+    const S* sums, int64_t apart, int64_t batch, int64_t count, bool per_image, void* to) {
+    S* const out = static_cast<S*>(to);
+    if (out == nullptr) {
+        return;
+    }
+    std::fill_n(out, per_image ? 0 : count, S(0));
+    for (int64_t n = 0; n < batch; ++n, sums += apart) {
+        if (per_image) {
+            std::copy_n(sums, count, out + n * count);
+        } else {
+            add_scaled(sums, S(1), count, out);
+        }
+    }
+}
+
 // to [count] += row; returns the sum of the row.
 template <typename S>
 inline S add_row(const S* row, int64_t count, S* to) {

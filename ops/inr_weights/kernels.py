@@ -50,10 +50,10 @@ class Grouped(NamedTuple):
 def grouped(tensors: Sequence[Any]) -> Grouped:
     """The way back from `flat`."""
     count, more = divmod(len(tensors) - 4, 3)
-    layers, matrices, biases = (tensors[1 + k * count : 1 + (k + 1) * count] for k in range(3))
-    rgb, *last = tensors[1 + 3 * count :]
-    predict = tuple(last[2:]) if more else None
-    return Grouped(tensors[0], layers, list(zip(matrices, biases)), rgb, tuple(last[:2]), predict)
+    first, second, end = 1 + count, 1 + 2 * count, 1 + 3 * count
+    affines = list(zip(tensors[first:second], tensors[second:end]))
+    rgb_affine, predict = tensors[end + 1 : end + 3], tensors[end + 3 :] if more else None
+    return Grouped(tensors[0], tensors[1:first], affines, tensors[end], rgb_affine, predict)
 
 
 def why_not(tensors: Sequence[Tensor]) -> list[str]:
