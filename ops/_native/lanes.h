@@ -4,6 +4,9 @@
 
 #include <cstdint>
 #include <cstring>
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
 
 namespace inr {
 
@@ -96,6 +99,26 @@ inline void store(T* p, lanes_t<S, kBytes> x) {
         const shorts_t shorts = __builtin_convertvector(words, shorts_t);
         std::memcpy(p, &shorts, sizeof shorts);
     }
+}
+
+// Past the caches, to an address that is a multiple of a vector's size: for results that are larger
+// than the caches and that nobody reads soon. Other threads see them after streamed().
+template <typename S>
+inline void stream(S* p, lanes_t<S> x) {
+#if defined(__AVX512F__)
+    _mm512_stream_ps(reinterpret_cast<float*>(p), (__m512)x);
+#elif defined(__AVX__)
+    _mm256_stream_ps(reinterpret_cast<float*>(p), (__m256)x);
+#elif defined(__SSE2__)
+    _mm_stream_ps(reinterpret_cast<float*>(p), (__m128)x);
+#else
+    store<S>(p, x);
+#endif
+}
+inline void streamed() {
+#if defined(__SSE2__)
+    _mm_sfence();
+#endif
 }
 
 // One vector of the `valid` first values at p, zeros behind them.

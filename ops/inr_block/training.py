@@ -145,8 +145,7 @@ class CpuBlock(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, call: TrainingCall, *tensors):
-        chain = call.filled([None if t is None else t.detach() for t in tensors])
-        features, image, saved = _run_forward(call.library, chain, call.want_features)
+        features, image, saved = _run_forward(call.library, call.chain, call.want_features)
         ctx.set_materialize_grads(False)
         ctx.call = call
         ctx.save_for_backward(*tensors, saved)

@@ -14,6 +14,8 @@ struct BlockBackward : Block<S> {
     using L = Lanes<S>;
     using Block<S>::p;
 
+    // A gradient of so many bytes is written past the caches.
+    static constexpr int64_t kStreamedBytes = 8 << 20;
     // Parts of a layer's rows whose shares of the gradient of w are summed apart.
     static constexpr int64_t kPartRows = 384;
 
@@ -157,22 +159,29 @@ struct BlockBackward : Block<S> {
                 sum += load_some<S>(grad + n * this->num_styles + j, end - j);
             store_some<S>(affine.grad_bias + j, sum, end - j);
         }
-        for (int64_t d = 0; affine.grad_weight && d < p.d; d += L::kWidth) {
+        if (affine.grad_weight == nullptr) return;
+        const bool is_aligned = reinterpret_cast<uintptr_t>(affine.grad_weight) % kVectorBytes == 0;
+        const bool streams = affine.size * p.d * int64_t(sizeof(S)) >= kStreamedBytes && is_aligned;
+        for (int64_t d = 0; d < p.d; d += L::kWidth) {
             int64_t j = first;
-            for (; j + 6 <= end; j += 6) affine_rows<6>(affine, j, d);
-            for (; j < end; ++j) affine_rows<1>(affine, j, d);
+            for (; j + 6 <= end; j += 6) affine_rows<6>(affine, j, d, streams);
+            for (; j < end; ++j) affine_rows<1>(affine, j, d, streams);
         }
+        if (streams) streamed();
     }
 
     template <int kCount>
-    void affine_rows(const Affine<S>& affine, int64_t j, int64_t d) const {
+    void affine_rows(const Affine<S>& affine, int64_t j, int64_t d, bool streams) const {
         lanes_t<S> sum[kCount][2];
         sum_products<S, kCount>(p.n, this->grad_styles() + affine.at + j, 1, this->num_styles,
                                 this->w(0, affine.source) + d, p.ws_image_stride, sum);
         for (int q = 0; q < kCount; ++q)
-            for (int half = 0; half < 2; ++half)
-                store<S>(affine.grad_weight + (j + q) * p.d + d + half * L::kCount,
-                         sum[q][half] * S(p.affine_gain));
+            for (int half = 0; half < 2; ++half) {
+                S* const to = affine.grad_weight + (j + q) * p.d + d + half * L::kCount;
+                const lanes_t<S> value = sum[q][half] * S(p.affine_gain);
+                if (streams) stream<S>(to, value);
+                else store<S>(to, value);
+            }
     }
 
     // Some rows' share of the gradient of w: few at a time, so that they stay in the cache for all

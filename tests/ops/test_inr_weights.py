@@ -29,12 +29,14 @@ def _call(
     return OpCase(*weights_call(name, n, width, sizes, rank, colours, activation, predicted)[:4])
 
 
-# More images than a vector holds, rows beyond a task's, parts of the batch, single values.
+# More images than a vector holds, rows beyond a task's, parts of the batch, single values, something
+# predicted, gradients that are written past the caches.
 MORE = [
     _call(9, 32, ((70, 5), (3, 70)), 2, 2, "demod"),
     _call(17, 64, ((20, 33), (20, 20), (20, 20), (19, 20)), 10, 3, "tanh"),
     _call(2, 96, ((140, 3),), 3, 1, "sigmoid"),
     _call(7, 32, ((20, 4), (3, 20)), 2, 3, "demod", 401),
+    _call(2, 512, ((207, 204),), 10, 1, "demod"),
     _call(1, 32, ((1, 1),), 1, 1, "none"),
 ]
 every_call = pytest.mark.parametrize("case", [*CALLS, *MORE], ids=str)
