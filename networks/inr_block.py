@@ -8,7 +8,6 @@ multiplicative modulation, FMM). Coordinates are one, two (written out here) or 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -136,33 +135,11 @@ def compose_blocks(ws: Tensor, w_dim: int, blocks: Sequence[nn.Module]) -> list:
     if ws.ndim != 3 or tuple(ws.shape[1:]) != (num_ws, w_dim):
         raise ValueError(f"ws must be [N, {num_ws}, {w_dim}], got {list(ws.shape)}")
     ws = ws.to(blocks[0].torgb.bias.dtype)
-    starts = [0, *accumulate(block.num_conv for block in blocks)]
-    spans = [(start, end + 1) for start, end in zip(starts, starts[1:])]
-    if torch.is_grad_enabled() and ws.requires_grad and not torch.compiler.is_compiling():
-        parts = Spans.apply(ws, spans)
-    else:
-        parts = [ws[:, start:end] for start, end in spans]
-    return [block.compose(part) for block, part in zip(blocks, parts)]
-
-
-class Spans(torch.autograd.Function):
-    """Spans of ws that overlap; their gradients are added up in one tensor, not in one each."""
-
-    @staticmethod
-    def forward(ctx, ws, spans):
-        ctx.set_materialize_grads(False)
-        ctx.shape, ctx.spans = ws.shape, spans
-        return tuple(ws[:, start:end] for start, end in spans)
-
-    @staticmethod
-    def backward(ctx, *grads):
-        present = [(span, grad) for span, grad in zip(ctx.spans, grads) if grad is not None]
-        if not present:
-            return None, None
-        total = present[0][1].new_zeros(ctx.shape)
-        for (start, end), grad in present:
-            total[:, start:end].add_(grad)
-        return total, None
+    theta, start = [], 0
+    for block in blocks:
+        theta.append(block.compose(ws[:, start : start + block.num_conv + 1]))
+        start += block.num_conv
+    return theta
 
 
 class INRBlock(nn.Module):

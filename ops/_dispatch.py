@@ -167,6 +167,11 @@ def choose(
     return "ref", reasons
 
 
+def is_announced(op: str, tensor: torch.Tensor) -> bool:
+    """Whether an op has a kernel for the device of a tensor, whatever else it needs."""
+    return (op, "cuda" if tensor.is_cuda else "cpp") in _kernels
+
+
 def device_types(tensors: Sequence[torch.Tensor]) -> set[str]:
     """Types of the devices of tensors, each asked for once: a type is a new text every time."""
     return {device.type for device in {tensor.device for tensor in tensors}}

@@ -85,9 +85,12 @@ def inr_block(
         if library is not None:
             return training.block_with_gradients(library, chain, want_features)
     else:
-        if layers[0].dtype in native.DTYPES:
+        # The quick question first; the last one, `choose`, may build the kernel.
+        announced = impl == "cpp" or _dispatch.is_announced("inr_block", layers[0])
+        has_dtype = announced and layers[0].dtype in native.DTYPES
+        if has_dtype and native.supports(*args, **kwargs) is None:
             chosen, _reasons = _dispatch.choose("inr_block", tensors, impl)
-            if chosen != "ref" and native.supports(*args, **kwargs) is None:
+            if chosen != "ref":
                 return native.block_forward(chosen, *args, **kwargs, want_features=want_features)
         chain = Chain(*args, **kwargs)
         if tiles.supports(chain):

@@ -29,8 +29,8 @@ def _call(
     return OpCase(*weights_call(name, n, width, sizes, rank, colours, activation, predicted)[:4])
 
 
-# More images than a vector holds, rows beyond a task's, parts of the batch, single values, something
-# predicted, gradients that are written past the caches.
+# More images than a vector holds, rows beyond a task's, parts of the batch, single values,
+# something predicted, gradients that are written past the caches.
 MORE = [
     _call(9, 32, ((70, 5), (3, 70)), 2, 2, "demod"),
     _call(17, 64, ((20, 33), (20, 20), (20, 20), (19, 20)), 10, 3, "tanh"),
