@@ -264,9 +264,9 @@ def _mapping_cases() -> list[OpCase]:
     return [
         mapping_case("latents", 3, 5, 0, 0, [7, 6]),
         mapping_case("labels", 2, 0, 3, 4, [5]),
-        mapping_case("both", 5, 3, 2, 4, [6, 3, 2]),
+        mapping_case("both", 5, 9, 2, 8, [6, 3, 2]),
         mapping_case("embedding", 2, 0, 4, 9, []),
-        mapping_case("single", 1, 2, 0, 0, [1], "linear"),
+        mapping_case("single", 1, 8, 0, 0, [1], "linear"),
         mapping_case("tiny", 32, 128, 10, 128, [128], small=False),
         mapping_case("stylegan2", 8, 512, 0, 0, [512] * 8, small=False),
     ]
