@@ -203,9 +203,8 @@ def shared_waves(coords: Sequence[Tensor], rows: Tensor) -> Tensor:
     """
     count = 2 * len(rows) * math.prod(len(coord) for coord in coords)
     is_plain = type(rows) is Tensor and not rows.requires_grad
-    if rows.device.type != "cpu" or not is_plain or count > _FOURIER_LARGEST_KEPT:
-        return grid_waves(coords, rows)
-    if torch.compiler.is_compiling():
+    is_kept = rows.device.type == "cpu" and is_plain and count <= _FOURIER_LARGEST_KEPT
+    if torch.compiler.is_compiling() or not is_kept:
         return grid_waves(coords, rows)
     return _fourier_kept(rows.dtype, *[tensor.numpy().tobytes() for tensor in (rows, *coords)])
 

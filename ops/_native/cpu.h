@@ -12,6 +12,8 @@
 
 namespace inr {
 
+inline int64_t divide_up(int64_t value, int64_t by) { return (value + by - 1) / by; }
+
 // Calls f(job, thread) for every job, threads counted from 0: OpenMP, whose threads PyTorch shares,
 // or one after the other. Threads take `grain` jobs at a time.
 template <typename F>

@@ -24,6 +24,9 @@ from ops.bias_act import plain
 PIECEWISE_LINEAR = ("linear", "relu", "lrelu")
 """Activations without a second derivative."""
 
+LEAKY_SLOPES = {"linear": 1.0, "lrelu": plain.activation_funcs["lrelu"].def_alpha}
+"""Slopes below 0 of the activations that the C++ of whole layers has."""
+
 
 def slope_from_result(act: str, alpha: float, gain: float) -> bool:
     """Whether the result tells on which side of 0 the input was."""

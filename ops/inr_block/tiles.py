@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ops import _dispatch
-from ops.inr_layer.cpu import SLOPES, Chain, run_chain
+from ops.bias_act.kernels import LEAKY_SLOPES
+from ops.inr_layer.cpu import Chain, run_chain
 from ops.inr_layer.inputs import AxisTaps
 from ops.inr_layer.plain import lattice_upsample
 from torch_utils.precision import cpu_bfloat16
@@ -177,8 +178,8 @@ def _activate(y: Tensor, bias: Tensor | None, chain: Chain) -> Tensor:
     """Bias, activation and clamp, in place."""
     if bias is not None:
         y += bias[..., None]
-    if SLOPES[chain.act] != 1:
-        F.leaky_relu_(y, SLOPES[chain.act])
+    if LEAKY_SLOPES[chain.act] != 1:
+        F.leaky_relu_(y, LEAKY_SLOPES[chain.act])
     return y if chain.clamp is None else y.clamp_(-chain.clamp, chain.clamp)
 
 

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from ops import _dispatch
 from ops._native import composed_gradients, room_for_gradients
+from ops.bias_act.kernels import LEAKY_SLOPES
 from ops.inr_block import plain
-from ops.inr_layer.cpu import SLOPES, Chain, coord_fields, tap_fields
+from ops.inr_layer.cpu import Chain, coord_fields, tap_fields
 
 _GRAD_WEIGHTS = ("grad_weight0", "grad_weight1", "grad_weight2", "grad_weight3")
 _GRAD_BIASES = ("grad_bias0", "grad_bias1", "grad_bias2", "grad_bias3")
@@ -28,7 +29,8 @@ class TrainingCall(NamedTuple):
 
     Attributes:
         library: The C++ library of `inr_layer`.
-        chain: The call; only its taps, tables, shared features and options are read.
+        chain: The call. The backward reads its taps, tables, shared features and options; the
+            differentiable tensors are saved ones there, see `filled`.
         want_features: Whether the features are wanted.
     """
 
@@ -190,7 +192,7 @@ def _fields(chain: Chain) -> dict[str, Any]:
         "rgb": chain.rgb.contiguous(),
         "rgb_bias": chain.rgb_bias.contiguous(),
         "threads": torch.get_num_threads(),
-        "slope": SLOPES[chain.act],
+        "slope": LEAKY_SLOPES[chain.act],
         "gain": chain.resolved_gain(),
         "clamp": -1.0 if chain.clamp is None else chain.clamp,
     }

@@ -14,12 +14,11 @@ from torch import Tensor
 
 from ops import _dispatch
 from ops.bias_act import activation_funcs
+from ops.bias_act.kernels import LEAKY_SLOPES
 from ops.inr_layer.inputs import AxisTaps, CoordFeatures, PointTaps
 
 # As inr_tiles.h: so many weights it has fields for.
 _MAX_LAYERS = 4
-SLOPES = {"linear": 1.0, "lrelu": activation_funcs["lrelu"].def_alpha}
-"""Activations that chains have, and their slopes below 0."""
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
@@ -74,8 +73,8 @@ class Chain(NamedTuple):
             {t.dtype for t in sums if t is not None} <= {self.sum_dtype()}
         ):
             reasons.append("tensors have different dtypes")
-        if self.act not in SLOPES:
-            reasons.append(f"it knows the activations {', '.join(SLOPES)}")
+        if self.act not in LEAKY_SLOPES:
+            reasons.append(f"it knows the activations {', '.join(LEAKY_SLOPES)}")
         if len(self.layers) > _MAX_LAYERS:
             reasons.append(f"it takes up to {_MAX_LAYERS} layers")
         if not self._is_plane():
@@ -131,7 +130,7 @@ def run_chain(library: Any, chain: Chain, want_features: bool) -> tuple[Tensor |
         low_height=0 if low is None else low.shape[2],
         low_width=0 if low is None else low.shape[3],
         threads=torch.get_num_threads(),
-        slope=SLOPES[chain.act],
+        slope=LEAKY_SLOPES[chain.act],
         gain=chain.resolved_gain(),
         clamp=-1.0 if chain.clamp is None else chain.clamp,
         **fields,

@@ -123,6 +123,4 @@ void for_all_jobs(const std::vector<int64_t>& counts, int64_t threads, F f) {
     });
 }
 
-inline int64_t divide_up(int64_t value, int64_t by) { return (value + by - 1) / by; }
-
 }  // namespace

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ops import _dispatch
 from ops._native import register_native
+from ops.bias_act.kernels import LEAKY_SLOPES
 from ops.mapping_layers import autograd, kernels, reference
 
 register_native(
@@ -60,8 +61,8 @@ def mapping_layers(
     reasons = []
     if _dispatch.is_traced():
         reasons.append("it does not run under autocast or torch.compile")
-    if act not in kernels.SLOPES:
-        reasons.append(f"it knows the activations {', '.join(kernels.SLOPES)}")
+    if act not in LEAKY_SLOPES:
+        reasons.append(f"it knows the activations {', '.join(LEAKY_SLOPES)}")
     if torch.is_grad_enabled() and c is not None and c.requires_grad:
         reasons.append("it has no gradient of labels")
     if not reasons:

@@ -34,10 +34,8 @@ class MappingLayers(torch.autograd.Function):
             return None, *kernels.backward(grad, saved, scales, tensors, options, wanted)
 
         def composed(*views: Tensor | None) -> Tensor:
-            z, c, *embed = views[:4]
-            count = len(views) // 2 - 2
-            layers = list(zip(views[4 : 4 + count], views[4 + count :]))
-            return reference.mapping_layers(z, c, embed, layers, *ctx.options)
+            z, c, *embed, weights, biases = kernels.grouped(views)
+            return reference.mapping_layers(z, c, embed, list(zip(weights, biases)), *ctx.options)
 
         return None, *composed_gradients(composed, tensors, wanted, grad)
 

@@ -16,9 +16,7 @@ from torch import Tensor
 from ops import _dispatch
 from ops._native import room_for_gradients
 from ops.bias_act import activation_funcs
-
-SLOPES = {"linear": 1.0, "lrelu": activation_funcs["lrelu"].def_alpha}
-"""Activations that it has, and their slopes below 0."""
+from ops.bias_act.kernels import LEAKY_SLOPES
 
 _MAX_BATCH = 128
 """Products of larger batches are the business of a library for large products."""
@@ -29,6 +27,23 @@ class MappingOptions(NamedTuple):
 
     act: str
     lr_multiplier: float
+
+
+class Grouped(NamedTuple):
+    """The tensors of a call, or what belongs to them, by what they are."""
+
+    z: Any
+    c: Any
+    embed: Any
+    embed_bias: Any
+    weights: Sequence[Any]
+    biases: Sequence[Any]
+
+
+def grouped(tensors: Sequence[Any]) -> Grouped:
+    """The parts of the list that this module's functions take."""
+    middle = len(tensors) // 2 + 2
+    return Grouped(*tensors[:4], tensors[4:middle], tensors[middle:])
 
 
 def why_not(tensors: Sequence[Tensor | None]) -> list[str]:
@@ -48,9 +63,9 @@ def forward(
     tensors: Sequence[Tensor | None], options: MappingOptions
 ) -> tuple[Tensor, Tensor, Tensor]:
     """w [N, O_K], and what the backward reads: features of all layers, and scales."""
-    z, c = tensors[:2]
-    like = c if z is None else z
-    widths = _widths(tensors)
+    parts = grouped(tensors)
+    like = parts.c if parts.z is None else parts.z
+    widths = _widths(parts)
     batch = like.shape[0]
     w = like.new_empty((batch, widths[-1]))
     saved, scales = like.new_empty((batch, sum(widths))), like.new_empty((batch, 2))
@@ -75,7 +90,7 @@ def backward(
         wanted: Which of the tensors are.
     """
     found = room_for_gradients(tensors, wanted)
-    layers = len(tensors) // 2 - 2
+    of = grouped(found)
     _call(
         "mapping_layers_backward",
         tensors,
@@ -83,20 +98,19 @@ def backward(
         saved=saved,
         scales=scales,
         grad=grad.contiguous(),
-        grad_z=found[0],
-        grad_embed=found[2],
-        grad_embed_bias=found[3],
-        grad_weights=_addresses(found[4 : 4 + layers]),
-        grad_biases=_addresses(found[4 + layers :]),
+        grad_z=of.z,
+        grad_embed=of.embed,
+        grad_embed_bias=of.embed_bias,
+        grad_weights=_addresses(of.weights),
+        grad_biases=_addresses(of.biases),
     )
     return found
 
 
-def _widths(tensors: Sequence[Tensor | None]) -> list[int]:
+def _widths(parts: Grouped) -> list[int]:
     """Features that the first layer reads, then those that each layer writes."""
-    z, _c, _embed, embed_bias = tensors[:4]
-    inputs = sum(0 if t is None else t.shape[-1] for t in (z, embed_bias))
-    return [inputs] + [bias.shape[0] for bias in tensors[len(tensors) // 2 + 2 :]]
+    inputs = sum(0 if t is None else t.shape[-1] for t in (parts.z, parts.embed_bias))
+    return [inputs] + [bias.shape[0] for bias in parts.biases]
 
 
 def _addresses(tensors: Sequence[Tensor | None]) -> Tensor:
@@ -113,8 +127,8 @@ def _call(
 ) -> None:
     # The list keeps what had to be copied until the call is over.
     ready = [None if tensor is None else tensor.contiguous() for tensor in tensors]
-    z, c, embed, embed_bias = ready[:4]
-    layers = len(ready) // 2 - 2
+    parts = grouped(ready)
+    z, c, embed, embed_bias, weights, biases = parts
     like = c if z is None else z
     _dispatch.kernel_module("mapping_layers", "cpp").call(
         function,
@@ -122,10 +136,10 @@ def _call(
         c=c,
         embed=embed,
         embed_bias=embed_bias,
-        weights=_addresses(ready[4 : 4 + layers]),
-        biases=_addresses(ready[4 + layers :]),
-        widths=_int64(_widths(ready)),
-        layers=layers,
+        weights=_addresses(weights),
+        biases=_addresses(biases),
+        widths=_int64(_widths(parts)),
+        layers=len(weights),
         dtype=like.dtype,
         n=like.shape[0],
         z_size=0 if z is None else z.shape[1],
@@ -133,7 +147,7 @@ def _call(
         embed_size=0 if c is None else embed.shape[0],
         threads=torch.get_num_threads(),
         lr_multiplier=float(options.lr_multiplier),
-        slope=SLOPES[options.act],
+        slope=LEAKY_SLOPES[options.act],
         act_gain=float(activation_funcs[options.act].def_gain),
         **results,
     )

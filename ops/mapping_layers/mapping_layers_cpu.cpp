@@ -19,8 +19,6 @@ constexpr int64_t kTaskColumns = 64;
 // Multiplications that take less than waking another thread.
 constexpr int64_t kFewProducts = 1 << 16;
 
-int64_t divide_up(int64_t value, int64_t by) { return (value + by - 1) / by; }
-
 template <typename S>
 struct Mapping {
     using L = Lanes<S>;

@@ -16,6 +16,26 @@ from tests.compare import assert_same_numbers
 from tests.ops.emulated import emulated_op
 
 
+def skip_without_kernel(op: str, impl: str = "cpp") -> None:
+    """Skips the test where a kernel cannot be built."""
+    reasons = _dispatch._kernels[op, impl].why_not_built()
+    if reasons:
+        pytest.skip("; ".join(reasons))
+
+
+def needed_kernel(op: str) -> Callable:
+    """A fixture for all tests of a module that need an op's C++ kernel and may set threads."""
+
+    @pytest.fixture(autouse=True)
+    def needs_the_kernel() -> Iterator[None]:
+        skip_without_kernel(op)
+        before = torch.get_num_threads()
+        yield
+        torch.set_num_threads(before)
+
+    return needs_the_kernel
+
+
 @dataclass(frozen=True)
 class Backend:
     """Where kernels run.
@@ -41,9 +61,7 @@ class Backend:
                 yield Backend(op, name, torch.device("cpu"), "cpp")
             return
         impl, device = ("cuda", "cuda") if name == "cuda" else ("cpp", "cpu")
-        reasons = _dispatch._kernels[op, impl].why_not_built()
-        if reasons:
-            pytest.skip("; ".join(reasons))
+        skip_without_kernel(op, impl)
         yield Backend(op, name, torch.device(device), impl)
 
     def used(self) -> bool:
@@ -82,7 +100,7 @@ def leaves(
 ) -> dict[str, torch.Tensor]:
     """Inputs as leaves."""
     tensors = case.inputs(dtype, device)
-    return {name: tensor.requires_grad_() for name, tensor in tensors.items()}
+    return {name: t.requires_grad_(name not in case.constant) for name, t in tensors.items()}
 
 
 def as_function(
@@ -96,6 +114,15 @@ def as_function(
         return op(**dict(zip(tensors, args)), impl=impl)
 
     return function, list(tensors.values())
+
+
+def results(case: OpCase, impl: str, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
+    """The result on the CPU and all first gradients."""
+    function, args = as_function(case, leaves(case, torch.device("cpu"), dtype), impl)
+    y = function(*args)
+    v = torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    wanted = [tensor for tensor in args if tensor.requires_grad]
+    return [y, *torch.autograd.grad(y, wanted, v.to(dtype))]
 
 
 def gradients(case: OpCase, backend: Backend, reference: bool) -> list[torch.Tensor]:

@@ -8,9 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ops import _dispatch
 from ops.conv2d import conv2d, conv_transpose2d, no_weight_gradients, winograd
 from tests.compare import assert_same_numbers, relative_rms_error
+from tests.ops.native_cases import skip_without_kernel
 
 # (N, I, H, W), O, padding: whole tiles, odd sizes, channels beside the blocks of 8 and 16.
 SHAPES = [
@@ -27,9 +27,7 @@ every_shape = pytest.mark.parametrize(("shape", "outputs", "padding"), SHAPES)
 @pytest.fixture(autouse=True)
 def _needs_the_kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Skips without a compiler; new memory is NaN; every convolution counts as large."""
-    reasons = _dispatch._kernels["conv2d", "cpp"].why_not_built()
-    if reasons:
-        pytest.skip("; ".join(reasons))
+    skip_without_kernel("conv2d")
     monkeypatch.setattr(winograd, "_MIN_PRODUCTS", 1)
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
@@ -12,7 +10,7 @@ from ops.conv2d import gradfix, no_weight_gradients
 from ops.conv_layer import conv_layer, kernels
 from ops.registry import CASES, OpCase
 from tests.compare import assert_same_numbers
-from tests.ops.native_cases import as_function, leaves
+from tests.ops.native_cases import as_function, leaves, needed_kernel, results
 
 LAYERS = [case for case in CASES if case.op == "conv_layer" and case.small]
 TAKEN = [case for case in LAYERS if case.name not in ("smooth", "up")]
@@ -20,22 +18,7 @@ every_case = pytest.mark.parametrize("case", TAKEN, ids=str)
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(autouse=True)
-def _needs_the_kernel() -> Iterator[None]:
-    reasons = _dispatch._kernels["conv_layer", "cpp"].why_not_built()
-    if reasons:
-        pytest.skip("; ".join(reasons))
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
-def results(case: OpCase, impl: str, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
-    """The result and all first gradients."""
-    function, args = as_function(case, leaves(case, CPU, dtype), impl)
-    y = function(*args)
-    v = torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    return [y, *torch.autograd.grad(y, args, v.to(dtype))]
+_needs_the_kernel = needed_kernel("conv_layer")
 
 
 def test_numbers_worked_out_by_hand() -> None:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ops import _dispatch
 from ops.fmm import FMM_ACTIVATIONS
 from ops.inr_weights import inr_weights
 from ops.registry import CASES, OpCase
 from ops.registry_inr import weights_call
 from tests.compare import assert_same_numbers
-from tests.ops.native_cases import as_function, leaves
+from tests.ops.native_cases import as_function, leaves, needed_kernel, results
 
 CPU = torch.device("cpu")
 CALLS = [case for case in CASES if case.op == "inr_weights" and case.small]
@@ -42,22 +40,7 @@ MORE = [
 every_call = pytest.mark.parametrize("case", [*CALLS, *MORE], ids=str)
 
 
-@pytest.fixture(autouse=True)
-def _needs_the_kernel() -> Iterator[None]:
-    reasons = _dispatch._kernels["inr_weights", "cpp"].why_not_built()
-    if reasons:
-        pytest.skip("; ".join(reasons))
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
-def results(case: OpCase, impl: str, dtype: torch.dtype) -> list[torch.Tensor]:
-    """The result and all first gradients."""
-    function, args = as_function(case, leaves(case, CPU, dtype), impl)
-    y = function(*args)
-    v = torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    return [y, *torch.autograd.grad(y, args, v.to(dtype))]
+_needs_the_kernel = needed_kernel("inr_weights")
 
 
 def test_numbers_worked_out_by_hand() -> None:
@@ -99,7 +82,10 @@ def test_derivatives_of_first_and_second_order(case: OpCase) -> None:
     assert torch.autograd.gradgradcheck(function, args, fast_mode=True)
 
 
-@pytest.mark.parametrize("wanted", ["ws", "weight1", "affine0", "affine_bias1", "rgb", "predict"])
+WANTED = ["ws", "weight1", "affine0", "affine_bias1", "rgb", "rgb_bias", "predict"]
+
+
+@pytest.mark.parametrize("wanted", WANTED)
 def test_single_gradients(wanted: str, poisoned_memory: None) -> None:
     case = MORE[3]
     whole = dict(zip(["y", *case.shapes], results(case, "cpp", torch.float64)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -11,11 +10,10 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ops import _dispatch
 from ops.mapping_layers import mapping_layers, normalize_2nd_moment
 from ops.registry import CASES, OpCase, mapping_case
 from tests.compare import assert_same_numbers
-from tests.ops.native_cases import as_function
+from tests.ops.native_cases import as_function, leaves, needed_kernel, results
 
 CPU = torch.device("cpu")
 CALLS = [case for case in CASES if case.op == "mapping_layers" and case.small]
@@ -28,27 +26,7 @@ MORE = [
 every_call = pytest.mark.parametrize("case", [*CALLS, *MORE], ids=str)
 
 
-@pytest.fixture(autouse=True)
-def _needs_the_kernel() -> Iterator[None]:
-    reasons = _dispatch._kernels["mapping_layers", "cpp"].why_not_built()
-    if reasons:
-        pytest.skip("; ".join(reasons))
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
-def results(case: OpCase, impl: str, dtype: torch.dtype) -> list[torch.Tensor]:
-    """w and all first gradients."""
-    tensors = _leaves(case, dtype)
-    y = case.bind(reference=impl == "ref")(**tensors, impl=impl)
-    v = torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    return [y, *torch.autograd.grad(y, [t for t in tensors.values() if t.requires_grad], v.to(y))]
-
-
-def _leaves(case: OpCase, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    tensors = case.inputs(dtype)
-    return {name: t.requires_grad_(name not in case.constant) for name, t in tensors.items()}
+_needs_the_kernel = needed_kernel("mapping_layers")
 
 
 def test_numbers_worked_out_by_hand() -> None:
@@ -77,7 +55,7 @@ def test_values_and_first_gradients(case: OpCase, threads: int, poisoned_memory:
 
 @pytest.mark.parametrize("case", CALLS, ids=str)
 def test_derivatives_of_first_and_second_order(case: OpCase) -> None:
-    function, args = as_function(case, _leaves(case, torch.float64), "cpp")
+    function, args = as_function(case, leaves(case, CPU), "cpp")
     assert torch.autograd.gradcheck(function, args)
     assert torch.autograd.gradgradcheck(function, args)
 
