@@ -3,22 +3,26 @@
 Training is `--cfg=tiny`, and `--cfg=auto` at 64x64, with the real losses and phases on random
 images, generation the network of `--cfg=auto` at 256x256. What is compared takes turns within every
 repetition, so that a machine that gets slower meanwhile slows all of it; a number is the median
-over the repetitions.
+over the repetitions. Each table is measured in a process of its own, because what an operation
+takes also depends on the memory that others have freed before it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import click
 
 import dnnlib
 import dnnlib.cli
+from torch_utils import host_memory
 
 if TYPE_CHECKING:
     import torch
@@ -60,63 +64,105 @@ def main(quick: bool, augment_p: float, device: str) -> None:
     """
     import torch
 
-    from torch_utils import host_memory, misc
+    from torch_utils import misc
     from torch_utils import precision as precision_tools
 
     target = misc.resolve_device(device)
-    host_memory.keep_freed_memory()
+    turns, repetitions = (1, 1) if quick else (3, 5)
     print(describe_machine(target))
     print("float32 everywhere; generation in images/s, in brackets relative to the first line")
 
-    compare_training(target, augment_p, 1 if quick else 3)
-
-    draws = {name: generation(name, target) for name in GENERATORS}
-    repetitions = 1 if quick else 5
+    print(
+        f"\nTraining, --cfg=tiny, {_TRAIN_SHAPE[1]}x{_TRAIN_SHAPE[2]} grey, {_CLASSES} classes, "
+        f"augmentation p = {augment_p:g}; median of {turns} x {STEPS_PER_CYCLE} steps",
+        flush=True,
+    )
+    print(in_own_process(compare_training, target, augment_p, turns))
+    print(
+        f"\nTraining, --cfg=auto, {_STEP_SHAPE[1]}x{_STEP_SHAPE[2]} RGB, {_STEP_PRESET}, "
+        f"batch {_STEP_BATCH}, augmentation p = {augment_p:g}; median of {turns}",
+        flush=True,
+    )
+    print(in_own_process(divide_step, target, augment_p, turns))
     print(
         f"\nGeneration, --cfg=auto, {_GENERATION_SIZE}x{_GENERATION_SIZE} RGB, "
-        f"batch {_GENERATION_BATCH}; median of {repetitions}"
+        f"batch {_GENERATION_BATCH}; median of {repetitions}",
+        flush=True,
     )
-    with torch.inference_mode():
-        print_rates(measure(draws, repetitions, target), _GENERATION_BATCH)
+    print(in_own_process(compare_generation, target, repetitions))
 
     low, why = precision_tools.fastest_dtype(target)
     for precision in dict.fromkeys(["fp32", precision_tools.dtype_name(low)]):
         print(
             f"\n{_COMPARED}, {_GENERATION_SIZE}x{_GENERATION_SIZE}, {precision}, kernels against "
-            "the plain order of operations"
+            "the plain order of operations",
+            flush=True,
         )
-        print(against_plain_order(target, precision, 1 if quick else 5))
+        print(in_own_process(against_plain_order, target, precision, repetitions))
     if low == torch.float32:
         print(f"(no lower precision: {why})")
 
 
-def compare_training(device: torch.device, augment_p: float, turns: int) -> None:
-    """Print images per second of training, and what a step of 64x64 is made of.
+def in_own_process(section: Callable[..., str], *args: Any) -> str:
+    """Calls a function in a new process with the memory settings of the commands.
+
+    Args:
+        section: Function of a module, which the process imports.
+        args: Its arguments; they are pickled.
+
+    Returns:
+        What it returns; what it raises is raised here.
+    """
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, initializer=host_memory.keep_freed_memory) as process:
+        return process.submit(section, *args).result()
+
+
+def compare_training(device: torch.device, augment_p: float, turns: int) -> str:
+    """A table of images per second of training, all generators with kernels and without.
 
     Args:
         device: where to train.
         augment_p: probability of each augmentation.
-        turns: timed cycles, or steps, of each; the medians are printed.
+        turns: timed cycles of each; the medians are shown.
     """
-    from analysis.training_bench import as_in_training, both_ways, rates_table, step_table
+    from analysis.training_bench import as_in_training, both_ways, rates_table
 
     cycles = {name: training_cycle(name, device, augment_p) for name in GENERATORS}
     images = STEPS_PER_CYCLE * _config("stylegan2", "tiny", _TRAIN_SHAPE, _CLASSES).batch_size
-    print(
-        f"\nTraining, --cfg=tiny, {_TRAIN_SHAPE[1]}x{_TRAIN_SHAPE[2]} grey, {_CLASSES} classes, "
-        f"augmentation p = {augment_p:g}; median of {turns} x {STEPS_PER_CYCLE} steps"
-    )
     with as_in_training():
         times = both_ways(cycles, device, turns)
-    print(rates_table(times, images), flush=True)
+    return rates_table(times, images)
+
+
+def divide_step(device: torch.device, augment_p: float, turns: int) -> str:
+    """A table of what a training step at 64x64 is made of.
+
+    Args:
+        device: where to train.
+        augment_p: probability of each augmentation.
+        turns: timed calls of each phase; the medians are shown.
+    """
+    from analysis.training_bench import as_in_training, step_table
+
     options = {"cfg": "auto", "shape": _STEP_SHAPE, "classes": 0, "batch": _STEP_BATCH}
-    print(
-        f"\nTraining, --cfg=auto, {_STEP_SHAPE[1]}x{_STEP_SHAPE[2]} RGB, {_STEP_PRESET}, "
-        f"batch {_STEP_BATCH}, augmentation p = {augment_p:g}; median of {turns}"
-    )
     training = make_training(_STEP_PRESET, device, augment_p, **options)
     with as_in_training():
-        print(step_table(training, device, turns), flush=True)
+        return step_table(training, device, turns)
+
+
+def compare_generation(device: torch.device, repetitions: int) -> str:
+    """Lines with images per second of generation, generators side by side.
+
+    Args:
+        device: where to draw.
+        repetitions: timed batches of each; the medians are shown.
+    """
+    import torch
+
+    draws = {name: generation(name, device) for name in GENERATORS}
+    with torch.inference_mode():
+        return rates(measure(draws, repetitions, device), _GENERATION_BATCH)
 
 
 def against_plain_order(device: torch.device, precision: str, samples: int) -> str:
@@ -185,16 +231,18 @@ def measure(
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def print_rates(seconds: Mapping[str, float], images: int) -> None:
-    """Print images per second of each entry and its ratio to the first one.
+def rates(seconds: Mapping[str, float], images: int) -> str:
+    """Lines with images per second of each entry and its ratio to the first one.
 
     Args:
         seconds: name -> seconds for `images` images.
         images: their number.
     """
     first = next(iter(seconds.values()))
-    for name, value in seconds.items():
-        print(f"  {name:<14} {images / value:8.2f}  ({first / value:.2f}x)", flush=True)
+    return "\n".join(
+        f"  {name:<14} {images / value:8.2f}  ({first / value:.2f}x)"
+        for name, value in seconds.items()
+    )
 
 
 def training_cycle(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -29,9 +31,9 @@ def test_measure_returns_the_median(monkeypatch: pytest.MonkeyPatch) -> None:
     assert bench.measure({"step": lambda: None}, 3, CPU) == {"step": 3.0}
 
 
-def test_rates_are_relative_to_the_first(capsys: pytest.CaptureFixture[str]) -> None:
-    bench.print_rates({"stylegan2": 2.0, "inr-gan": 0.5}, images=10)
-    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+def test_rates_are_relative_to_the_first() -> None:
+    text = bench.rates({"stylegan2": 2.0, "inr-gan": 0.5}, images=10)
+    assert [line.split() for line in text.splitlines()] == [
         ["stylegan2", "5.00", "(1.00x)"],
         ["inr-gan", "20.00", "(4.00x)"],
     ]
@@ -56,14 +58,24 @@ def test_generation_draws_a_batch(monkeypatch: pytest.MonkeyPatch, preset: str) 
 
 @pytest.mark.parametrize("low", [torch.float32, torch.bfloat16])
 def test_the_command(low: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "compare_training", lambda device, p, n: print(f"[{p} x {n}]"))
-    monkeypatch.setattr(bench, "generation", lambda *args: lambda: None)
-    monkeypatch.setattr(bench, "against_plain_order", lambda device, name, n: f"[{name} x {n}]")
+    called = []
+
+    def in_own_process(section: Callable[..., str], *args: object) -> str:
+        called.append(section)
+        return f"[{section.__name__} {args[1:]}]"
+
+    monkeypatch.setattr(bench, "in_own_process", in_own_process)
     monkeypatch.setattr(precision, "fastest_dtype", lambda device: (low, "because"))
     result = CliRunner().invoke(bench.main, ["--quick", "--device=cpu"])
     assert result.exit_code == 0, result.output
-    assert "[0.0 x 1]" in result.output and "[fp32 x 1]" in result.output
-    assert ("[bf16 x 1]" in result.output) == (low == torch.bfloat16)
+    for text in ("[compare_training (0.0, 1)]", "[divide_step (0.0, 1)]"):
+        assert text in result.output
+    assert "[compare_generation (1,)]" in result.output
+    assert "[against_plain_order ('fp32', 1)]" in result.output
+    low_too = "[against_plain_order ('bf16', 1)]" in result.output
+    assert low_too == (low == torch.bfloat16)
+    # A process of its own finds its function by name.
+    assert all(getattr(bench, section.__name__) is section for section in called)
     assert ("(no lower precision: because)" in result.output) == (low == torch.float32)
 
 
@@ -78,15 +90,42 @@ def test_kernels_against_the_plain_order(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "img/s" in lines[2] and "1.00x" in lines[4] and "MiB" in lines[5]
 
 
-def test_training_with_and_without_kernels(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def small_trainings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "STEPS_PER_CYCLE", 1)
     monkeypatch.setattr(bench, "_STEP_SHAPE", (3, 16, 16))
     monkeypatch.setattr(bench, "_STEP_BATCH", 4)
     monkeypatch.setattr(bench, "GENERATORS", ("stylegan2", "inr-gan"))
-    bench.compare_training(CPU, 0.0, 1)
-    text = capsys.readouterr().out
-    for line in ("stylegan2 ", "inr-gan ", "step ", "Dreg, every 16 steps ", "G forward "):
+
+
+def test_training_with_and_without_kernels(small_trainings: None) -> None:
+    header, _line, *rows = bench.compare_training(CPU, 0.0, 1).splitlines()
+    assert header.endswith("kernels to plain")
+    assert [row.split()[0] for row in rows] == ["stylegan2", "inr-gan"]
+
+
+def test_parts_of_a_step(small_trainings: None) -> None:
+    text = bench.divide_step(CPU, 0.0, 1)
+    for line in ("step ", "Dreg, every 16 steps ", "G forward "):
         assert f"\n{line}" in text
     assert "kernels to plain" in text and text.count(" images/s; G takes ") == 2
+
+
+def test_generators_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "_GENERATION_SIZE", 16)
+    lines = bench.compare_generation(CPU, 1).splitlines()
+    assert [line.split()[0] for line in lines] == list(bench.GENERATORS)
+
+
+def test_a_section_has_a_process_of_its_own() -> None:
+    assert bench.in_own_process(_process_and, "text") != f"{os.getpid()} text"
+    with pytest.raises(ZeroDivisionError):
+        bench.in_own_process(_fail)
+
+
+def _process_and(text: str) -> str:
+    return f"{os.getpid()} {text}"
+
+
+def _fail() -> str:
+    return str(1 / 0)
