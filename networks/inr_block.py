@@ -237,10 +237,14 @@ class INRBlock(nn.Module):
         """
         device, stored = weights.rgb.device, self.torgb.bias.dtype
         dtype = block_dtype(dtype, self.use_fp16, stored, device, force_fp32)
+        layers, biases, rgb = weights.layers, [layer.bias for layer in self.layers], weights.rgb
+        if (weights.rgb.dtype, stored) != (dtype, dtype):
+            layers = [weight.to(dtype) for weight in layers]
+            biases, rgb = [bias.to(dtype) for bias in biases], rgb.to(dtype)
         return inr_block(
-            [weight.to(dtype) for weight in weights.layers],
-            [layer.bias.to(dtype) for layer in self.layers],
-            weights.rgb.to(dtype),
+            layers,
+            biases,
+            rgb,
             self.torgb.bias,
             None if x is None else x.to(dtype),
             img,

@@ -14,6 +14,7 @@ import os
 import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 
@@ -24,7 +25,11 @@ IMPLS = ("auto", "ref", "cuda", "cpp")
 SWITCH = "GAN_OPS"
 """Environment variable; "plain" turns compiled kernels off wherever impl is "auto"."""
 
+_MOST_ANSWERS = 4096
+"""Calls are told apart by shapes: a training has a hundred of them."""
+
 _log = logging.getLogger("ops")
+_Answer = TypeVar("_Answer")
 
 
 @dataclass(eq=False)
@@ -87,6 +92,7 @@ class Kernel:
 
 _kernels: dict[tuple[str, str], Kernel] = {}
 _said: set[str] = set()
+_answers: dict[tuple, tuple] = {}
 
 
 def register_kernel(
@@ -165,6 +171,42 @@ def choose(
     elif name == "cuda":
         _say_once(f"{op}: plain PyTorch instead of the cuda kernel: {'; '.join(reasons)}")
     return "ref", reasons
+
+
+def remembered(
+    op: str,
+    question: tuple,
+    tensors: Sequence[torch.Tensor | None],
+    make: Callable[[], _Answer],
+) -> _Answer:
+    """What `make` returned when it was first asked about tensors like these; not while traced.
+
+    For what takes longer to find out than a small kernel runs: whether the op's C++ kernel takes a
+    call, and its fields but for addresses. That may depend on the kernel, GAN_OPS, the number of
+    threads, on what has a gradient and on shapes, dtypes and devices; not on values or strides.
+
+    Args:
+        op: Whose C++ kernel it is.
+        question: What else the answer depends on; hashable.
+        tensors: The call's tensors.
+        make: Finds the answer. What it raises is raised, and it is asked again the next time.
+    """
+    key = (
+        op,
+        _kernels.get((op, "cpp")),
+        os.environ.get(SWITCH),
+        torch.get_num_threads(),
+        torch.is_grad_enabled(),
+        question,
+        *[t if t is None else (t.shape, t.dtype, t.device, t.requires_grad) for t in tensors],
+    )
+    found = _answers.get(key)
+    if found is None:
+        found = (make(),)
+        if len(_answers) >= _MOST_ANSWERS:
+            _answers.clear()
+        _answers[key] = found
+    return found[0]
 
 
 def is_announced(op: str, tensor: torch.Tensor) -> bool:

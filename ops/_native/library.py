@@ -79,6 +79,58 @@ def _layout(name: str, body: str) -> Layout:
     return Layout(fields)
 
 
+class Bound:
+    """A function of a library with some fields filled in, to be called with the others.
+
+    Args:
+        name: Of the function.
+        pointer: The function.
+        layout: Of its params struct.
+        values: Of all fields so far.
+    """
+
+    def __init__(self, name: str, pointer: Any, layout: Layout, values: list[Any]) -> None:
+        self._name = name
+        self._pointer = pointer
+        self._layout = layout
+        self._values = values
+
+    def bind(self, **fields: Tensor | torch.dtype | float | None) -> Bound:
+        """The same function with more fields filled in; tensors are not kept alive."""
+        values, _device = self._filled(fields)
+        return Bound(self._name, self._pointer, self._layout, values)
+
+    def __call__(self, **fields: Tensor | torch.dtype | float | None) -> None:
+        """Calls the function; see `Library.call`."""
+        values, device = self._filled(fields)
+        if device is not None and device.type == "cuda":
+            error = _call_on_gpu(device, self._name, self._pointer, self._layout, values)
+        else:
+            error = self._pointer(_packed(self._name, self._layout, values))
+        if error:
+            raise RuntimeError(f"{self._name}: {error.decode('utf-8', 'replace')}")
+
+    def _filled(self, fields: dict[str, Any]) -> tuple[list[Any], torch.device | None]:
+        """The values of all fields, and the device of the first tensor."""
+        positions, values, device = self._layout.positions, self._values.copy(), None
+        for name, value in fields.items():
+            if name not in positions:
+                raise TypeError(f"{self._name} has no field {name!r}")
+            kind = type(value)
+            # Exact types first: `isinstance` of a Tensor is a slow question about anything.
+            if kind is int or kind is float:
+                values[positions[name]] = value
+            elif kind is Tensor or kind is Parameter or isinstance(value, Tensor):
+                if device is None:
+                    device = value.device
+                values[positions[name]] = value.data_ptr()
+            elif kind is torch.dtype:
+                values[positions[name]] = DATA_TYPES[value]
+            elif value is not None:
+                values[positions[name]] = value
+        return values, device
+
+
 class Library:
     """The loaded functions of one op.
 
@@ -96,7 +148,7 @@ class Library:
                 # The address of an object of bytes, which is the packed struct.
                 function.argtypes = [ctypes.c_char_p]
                 function.restype = ctypes.c_char_p
-                self._functions[name] = (function, layout)
+                self._functions[name] = Bound(name, function, layout, [0] * len(layout.positions))
 
     def has(self, function: str) -> bool:
         """Whether this library defines the function."""
@@ -114,31 +166,11 @@ class Library:
             TypeError: If the struct has no such field, or it cannot hold the value.
             RuntimeError: What the function returned as its error.
         """
-        pointer, layout = self._functions[function]
-        positions = layout.positions
-        values: list[Any] = [0] * len(positions)
-        device = None
-        for name, value in fields.items():
-            if name not in positions:
-                raise TypeError(f"{function} has no field {name!r}")
-            kind = type(value)
-            # Exact types first: `isinstance` of a Tensor is a slow question about anything.
-            if kind is int or kind is float:
-                values[positions[name]] = value
-            elif kind is Tensor or kind is Parameter or isinstance(value, Tensor):
-                if device is None:
-                    device = value.device
-                values[positions[name]] = value.data_ptr()
-            elif kind is torch.dtype:
-                values[positions[name]] = DATA_TYPES[value]
-            elif value is not None:
-                values[positions[name]] = value
-        if device is not None and device.type == "cuda":
-            error = _call_on_gpu(device, function, pointer, layout, values)
-        else:
-            error = pointer(_packed(function, layout, values))
-        if error:
-            raise RuntimeError(f"{function}: {error.decode('utf-8', 'replace')}")
+        self._functions[function](**fields)
+
+    def bind(self, function: str, **fields: Tensor | torch.dtype | float | None) -> Bound:
+        """A function with the fields that stay the same from call to call filled in, once."""
+        return self._functions[function].bind(**fields)
 
 
 def _call_on_gpu(

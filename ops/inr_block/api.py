@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from ops import _dispatch
 from ops._native import register_native
 from ops.inr_block import by_layers, native, plain, reference, tiles, training
-from ops.inr_layer.cpu import Chain
+from ops.inr_layer.cpu import Chain, ChainCall
 from ops.inr_layer.inputs import AxisTaps, CoordFeatures, PointTaps
 
 register_native(
@@ -72,27 +73,26 @@ def inr_block(
     Raises:
         ValueError: If shapes do not fit, or there is no layer, or x and coords are missing.
     """
-    _check_shapes(layers, biases, rgb, rgb_bias, x, img, taps, coords)
     args = (layers, biases, rgb, rgb_bias, x, img)
     kwargs = {"taps": taps, "coords": coords, "act": act, "gain": gain, "clamp": clamp}
+    chain = Chain(*args, **kwargs)
+    if impl != "ref" and layers and layers[0].is_cpu and not _dispatch.is_traced():
+        call = _find_cpu_call(chain, want_features)
+        if call is not None:
+            return call(chain)
+    _check_shapes(*args, taps, coords)
     if impl == "ref":
         return reference.inr_block(*args, **kwargs, want_features=want_features)
-    parts = [] if coords is None else coords.parts()
-    tensors = [*layers, *biases, rgb, rgb_bias, x, img, *parts]
-    if _wants_gradient(tensors, taps):
-        chain = Chain(*args, **kwargs)
-        library = training.find_library(chain)
-        if library is not None:
-            return training.block_with_gradients(library, chain, want_features)
-    else:
+    if not _wants_gradient(chain):
         # The quick question first; the last one, `choose`, may build the kernel.
         announced = impl == "cpp" or _dispatch.is_announced("inr_block", layers[0])
         has_dtype = announced and layers[0].dtype in native.DTYPES
         if has_dtype and native.supports(*args, **kwargs) is None:
+            parts = [] if coords is None else coords.parts()
+            tensors = [*layers, *biases, rgb, rgb_bias, x, img, *parts]
             chosen, _reasons = _dispatch.choose("inr_block", tensors, impl)
             if chosen != "ref":
                 return native.block_forward(chosen, *args, **kwargs, want_features=want_features)
-        chain = Chain(*args, **kwargs)
         if tiles.supports(chain):
             return tiles.block_on_cpu(chain, want_features)
         found = by_layers.find_impl(chain)
@@ -101,11 +101,28 @@ def inr_block(
     return plain.inr_block(*args, **kwargs, want_features=want_features)
 
 
-def _wants_gradient(
-    tensors: Sequence[Tensor | None], taps: tuple[AxisTaps, ...] | tuple[PointTaps] | None
-) -> bool:
-    weights = [] if taps is None else [axis.weight for axis in taps]
-    found = [tensor for tensor in (*tensors, *weights) if tensor is not None]
+def _find_cpu_call(chain: Chain, want_features: bool) -> Callable[[Chain], Any] | None:
+    """The C++ kernels bound to calls with tensors like these; None = they are not what runs."""
+
+    def find() -> Callable[[Chain], Any] | None:
+        _check_shapes(*chain[:8])
+        if chain.layers[0].dtype in native.DTYPES:
+            # What is fastest is another question there.
+            return None
+        if _wants_gradient(chain):
+            library = training.find_library(chain)
+            return None if library is None else training.BlockCall(library, chain, want_features)
+        library = tiles.find_library(chain) if tiles.supports(chain) else None
+        return None if library is None else ChainCall(library, chain, want_features)
+
+    axes = None if chain.taps is None else [(type(axis), axis.size) for axis in chain.taps]
+    counts = (len(chain.layers), len(chain.biases), chain.coords is None)
+    question = (want_features, *counts, axes and tuple(axes), *chain[8:])
+    return _dispatch.remembered("inr_layer", question, chain.tensors(), find)
+
+
+def _wants_gradient(chain: Chain) -> bool:
+    found = [tensor for tensor in chain.tensors() if tensor is not None]
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in found)
 
 

@@ -8,7 +8,7 @@ processor has no instructions to multiply is multiplied in float32.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -55,15 +55,22 @@ def block_on_cpu(chain: Chain, want_features: bool) -> tuple[Tensor | None, Tens
 
     Args and returns: as of `run_tiles`.
     """
+    library = find_library(chain)
+    if library is None:
+        return run_tiles(chain, want_features)
+    return run_chain(library, chain, want_features)
+
+
+def find_library(chain: Chain) -> Any | None:
+    """The C++ library if it is the fastest way to a chain that `supports` allows, else None."""
     if chain.layers[0].dtype == torch.bfloat16 and cpu_bfloat16():
         # C++ multiplies in float32, which such processors do at a fraction of the speed.
-        return run_tiles(chain, want_features)
+        return None
     chosen, _reasons = _dispatch.choose("inr_layer", [*chain.layers, chain.x])
-    if chosen == "cpp":
-        library = _dispatch.kernel_module("inr_layer", "cpp")
-        if library.has("inr_tiles_forward"):
-            return run_chain(library, chain, want_features)
-    return run_tiles(chain, want_features)
+    if chosen != "cpp":
+        return None
+    library = _dispatch.kernel_module("inr_layer", "cpp")
+    return library if library.has("inr_tiles_forward") else None
 
 
 def product_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -16,27 +16,25 @@ from torch import Tensor
 
 from ops import _dispatch
 from ops._native import composed_gradients, room_for_gradients
-from ops.bias_act.kernels import LEAKY_SLOPES
 from ops.inr_block import plain
-from ops.inr_layer.cpu import Chain, coord_fields, tap_fields
+from ops.inr_layer.cpu import Chain, chain_constants, chain_fields
 
 _GRAD_WEIGHTS = ("grad_weight0", "grad_weight1", "grad_weight2", "grad_weight3")
 _GRAD_BIASES = ("grad_bias0", "grad_bias1", "grad_bias2", "grad_bias3")
+_GRAD_OTHERS = ("grad_rgb", "grad_rgb_bias", "grad_x", "grad_img", "grad_own")
 
 
 class TrainingCall(NamedTuple):
     """What a call has besides differentiable tensors.
 
     Attributes:
-        library: The C++ library of `inr_layer`.
+        kernels: What it is computed with.
         chain: The call. The backward reads its taps, tables, shared features and options; the
             differentiable tensors are saved ones there, see `filled`.
-        want_features: Whether the features are wanted.
     """
 
-    library: Any
+    kernels: BlockCall
     chain: Chain
-    want_features: bool
 
     def filled(self, tensors: Sequence[Tensor | None]) -> Chain:
         """The chain with other differentiable tensors, those of `differentiable`."""
@@ -57,7 +55,7 @@ class TrainingCall(NamedTuple):
         """The block by PyTorch's operations, of the tensors of `differentiable`."""
         chain = self.filled(tensors)._asdict()
         ordered = [chain.pop(name) for name in ("layers", "biases", "rgb", "rgb_bias", "x", "img")]
-        return plain.inr_block(*ordered, **chain, want_features=self.want_features)
+        return plain.inr_block(*ordered, **chain, want_features=self.kernels.want_features)
 
 
 def differentiable(chain: Chain) -> tuple[Tensor | None, ...]:
@@ -103,43 +101,69 @@ def _is_plain_data(chain: Chain) -> bool:
     return all(t is None or t.numel() > 0 for t in (*differentiable(chain), *fixed))
 
 
-def block_with_gradients(
-    library: Any, chain: Chain, want_features: bool
-) -> tuple[Tensor | None, Tensor]:
-    """A block for a call that `find_library` has found a library for.
+class BlockCall:
+    """The kernels for blocks with tensors of the same shapes.
 
     Args:
         library: Result of `find_library`.
-        chain: The call.
+        chain: One of them.
         want_features: Whether the features are wanted.
-
-    Returns:
-        Features [N, O, H, W] or None, and the image [N, C, H, W]; gradients of any order.
     """
-    call = TrainingCall(library, chain, want_features)
-    return CpuBlock.apply(call, *differentiable(chain))
 
+    def __init__(self, library: Any, chain: Chain, want_features: bool) -> None:
+        first, last, (height, width) = chain.layers[0], chain.layers[-1], chain.size()
+        batch = first.shape[0]
+        outs = tuple(weight.shape[1] for weight in chain.layers)
+        size = _saved_size(library, outs, height, width, first.dtype)
+        self.want_features = want_features
+        self._features = (batch, last.shape[1], height, width)
+        self._image = (batch, chain.rgb.shape[1], height, width)
+        self._saved = (batch, size)
+        fields = chain_constants(chain) | {"saved_size": size}
+        if chain.taps is not None:
+            low_height, low_width = (axis.size for axis in chain.taps)
+            fields |= {"low_height": low_height, "low_width": low_width}
+        self._forward = library.bind("inr_chain_forward", **fields)
+        self._backward = library.bind("inr_chain_backward", **fields)
 
-def _run_forward(
-    library: Any, chain: Chain, want_features: bool
-) -> tuple[Tensor | None, Tensor, Tensor]:
-    """Features [N, O, H, W] or None, the image, and what the backward reads."""
-    first, (height, width) = chain.layers[0], chain.size()
-    batch, last = first.shape[0], chain.layers[-1].shape[1]
-    outs = tuple(weight.shape[1] for weight in chain.layers)
-    size = _saved_size(library, outs, height, width, first.dtype)
-    saved = first.new_empty([batch, size])
-    features = first.new_empty([batch, last, height, width]) if want_features else None
-    image = first.new_empty([batch, chain.rgb.shape[1], height, width])
-    library.call(
-        "inr_chain_forward",
-        features=features,
-        image=image,
-        saved=saved,
-        saved_size=size,
-        **_fields(chain),
-    )
-    return features, image, saved
+    def __call__(self, chain: Chain) -> tuple[Tensor | None, Tensor]:
+        """Features [N, O, H, W] or None, and the image [N, C, H, W]; gradients of any order."""
+        return CpuBlock.apply(TrainingCall(self, chain), *differentiable(chain))
+
+    def forward(self, chain: Chain) -> tuple[Tensor | None, Tensor, Tensor]:
+        """Features or None, the image, and what the backward reads. No gradients."""
+        first = chain.layers[0]
+        features = first.new_empty(self._features) if self.want_features else None
+        image, saved = first.new_empty(self._image), first.new_empty(self._saved)
+        self._forward(features=features, image=image, saved=saved, **chain_fields(chain))
+        return features, image, saved
+
+    def backward(
+        self,
+        chain: Chain,
+        saved: Tensor,
+        grads: tuple[Tensor | None, Tensor | None],
+        needed: Sequence[bool],
+    ) -> list[Tensor | None]:
+        """First gradients of those of `differentiable` that are needed.
+
+        Args:
+            chain: The call.
+            saved: As `forward` gave it.
+            grads: Gradients of features and image; None = 0.
+            needed: Which of `differentiable` are.
+        """
+        count = len(chain.layers)
+        found = room_for_gradients(differentiable(chain), needed)
+        grad_features, grad_image = (None if grad is None else grad.contiguous() for grad in grads)
+        if grad_image is None:
+            found[2 * count + 3] = None
+        fields = chain_fields(chain)
+        fields.update(zip(_GRAD_WEIGHTS, found[:count]))
+        fields.update(zip(_GRAD_BIASES, found[count : 2 * count]))
+        fields.update(zip(_GRAD_OTHERS, found[2 * count :]))
+        self._backward(saved=saved, grad_features=grad_features, grad_image=grad_image, **fields)
+        return found
 
 
 class CpuBlock(torch.autograd.Function):
@@ -147,7 +171,7 @@ class CpuBlock(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, call: TrainingCall, *tensors):
-        features, image, saved = _run_forward(call.library, call.chain, call.want_features)
+        features, image, saved = call.kernels.forward(call.chain)
         ctx.set_materialize_grads(False)
         ctx.call = call
         ctx.save_for_backward(*tensors, saved)
@@ -164,7 +188,7 @@ class CpuBlock(torch.autograd.Function):
             return None, *composed_gradients(
                 ctx.call.composed, tensors, needed, grads, allow_unused=True
             )
-        return None, *_first_order(ctx.call, tensors, needed, grads, saved)
+        return None, *ctx.call.kernels.backward(ctx.call.filled(tensors), saved, grads, needed)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -177,68 +201,3 @@ def _saved_size(
     fields |= {"layers": len(outs), "height": height, "width": width, "dtype": dtype}
     library.call("inr_chain_saved_size", size_out=size, **fields)
     return int(size)
-
-
-def _fields(chain: Chain) -> dict[str, Any]:
-    """The fields of the params that both directions have."""
-    height, width = chain.size()
-    fields: dict[str, Any] = {
-        "layers": len(chain.layers),
-        "dtype": chain.layers[0].dtype,
-        "batch": chain.layers[0].shape[0],
-        "colours": chain.rgb.shape[1],
-        "height": height,
-        "width": width,
-        "rgb": chain.rgb.contiguous(),
-        "rgb_bias": chain.rgb_bias.contiguous(),
-        "threads": torch.get_num_threads(),
-        "slope": LEAKY_SLOPES[chain.act],
-        "gain": chain.resolved_gain(),
-        "clamp": -1.0 if chain.clamp is None else chain.clamp,
-    }
-    for index, (weight, bias) in enumerate(zip(chain.layers, chain.biases, strict=True)):
-        fields[f"weight{index}"] = weight.contiguous()
-        fields[f"out{index}"] = weight.shape[1]
-        fields[f"bias{index}"] = bias.contiguous()
-        fields[f"bias_stride{index}"] = weight.shape[1] if bias.ndim == 2 else 0
-    if chain.x is not None:
-        fields |= {"x": chain.x.contiguous(), "in_channels": chain.x.shape[1]}
-    if chain.img is not None:
-        fields["img"] = chain.img.contiguous()
-    if chain.taps is not None:
-        fields |= tap_fields(chain.taps, chain.sum_dtype())
-        fields |= {"low_height": chain.taps[0].size, "low_width": chain.taps[1].size}
-    return fields | coord_fields(chain.coords)
-
-
-def _first_order(
-    call: TrainingCall,
-    tensors: Sequence[Tensor | None],
-    needed: tuple[bool, ...],
-    grads: tuple[Tensor | None, Tensor | None],
-    saved: Tensor,
-) -> list[Tensor | None]:
-    """Gradients of those of `differentiable` that are needed, in C++."""
-    chain = call.filled(tensors)
-    count = len(chain.layers)
-    results = room_for_gradients(tensors, needed)
-    of_rgb, of_rgb_bias, of_x, of_img, of_own = results[2 * count :]
-    grad_features, grad_image = (None if grad is None else grad.contiguous() for grad in grads)
-    if grad_image is None and of_img is not None:
-        results[2 * count + 3] = of_img = None
-    call.library.call(
-        "inr_chain_backward",
-        saved=saved,
-        saved_size=saved.shape[1],
-        grad_features=grad_features,
-        grad_image=grad_image,
-        grad_rgb=of_rgb,
-        grad_x=of_x,
-        grad_img=of_img,
-        grad_own=of_own,
-        grad_rgb_bias=of_rgb_bias,
-        **dict(zip(_GRAD_WEIGHTS, results[:count])),
-        **dict(zip(_GRAD_BIASES, results[count : 2 * count])),
-        **_fields(chain),
-    )
-    return results

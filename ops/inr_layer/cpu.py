@@ -19,6 +19,8 @@ from ops.inr_layer.inputs import AxisTaps, CoordFeatures, PointTaps
 
 # As inr_tiles.h: so many weights it has fields for.
 _MAX_LAYERS = 4
+_WEIGHTS = ("weight0", "weight1", "weight2", "weight3")
+_BIASES = ("bias0", "bias1", "bias2", "bias3")
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
@@ -57,6 +59,13 @@ class Chain(NamedTuple):
             return tuple(axis.index.shape[0] for axis in self.taps)
         return self.coords.grid_size() if self.x is None else tuple(self.x.shape[2:])
 
+    def tensors(self) -> list[Tensor | None]:
+        """All tensors, also those that describe points; None for what is absent."""
+        axes = () if self.taps is None else self.taps
+        taps = [tensor for axis in axes for tensor in (axis.index, axis.weight)]
+        ends = (self.rgb, self.rgb_bias, self.x, self.img)
+        return [*self.layers, *self.biases, *ends, *taps, *(self.coords or ())]
+
     def unsupported(self) -> list[str]:
         """Why the C++ function cannot compute this, one sentence each; empty = it can."""
         dtype = self.layers[0].dtype
@@ -91,61 +100,77 @@ class Chain(NamedTuple):
         return len(self.size()) == 2 and not has_slices
 
 
-def run_chain(library: Any, chain: Chain, want_features: bool) -> tuple[Tensor | None, Tensor]:
-    """Computes a chain that `Chain.unsupported` has nothing against. No gradients.
+class ChainCall:
+    """`inr_tiles_forward` for chains with tensors of the same shapes.
 
     Args:
         library: The C++ library of `inr_layer`.
-        chain: What to compute.
+        chain: One of them, which `Chain.unsupported` has nothing against.
         want_features: Whether the features are wanted.
-
-    Returns:
-        Features [N, O, H, W] or None, and the image [N, C, H, W], None without `rgb`.
     """
-    first, last, sums = chain.layers[0], chain.layers[-1], chain.sum_dtype()
+
+    def __init__(self, library: Any, chain: Chain, want_features: bool) -> None:
+        first, last, (height, width) = chain.layers[0], chain.layers[-1], chain.size()
+        batch, self._sums = first.shape[0], chain.sum_dtype()
+        self._features = self._image = None
+        if want_features:
+            self._features = (batch, last.shape[1], height, width)
+        if chain.rgb is not None:
+            self._image = (batch, chain.rgb.shape[1], height, width)
+        self._forward = library.bind("inr_tiles_forward", **chain_constants(chain))
+
+    def __call__(self, chain: Chain) -> tuple[Tensor | None, Tensor | None]:
+        """Features [N, O, H, W] and image [N, C, H, W], None where not wanted. No gradients."""
+        first, features, image = chain.layers[0], None, None
+        if self._features is not None:
+            features = first.new_empty(self._features)
+        if self._image is not None:
+            image = first.new_empty(self._image, dtype=self._sums)
+        self._forward(features=features, image=image, **chain_fields(chain))
+        return features, image
+
+
+def run_chain(
+    library: Any, chain: Chain, want_features: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """A single call of `ChainCall`."""
+    return ChainCall(library, chain, want_features)(chain)
+
+
+def chain_constants(chain: Chain) -> dict[str, Any]:
+    """What the C++ functions' params say of all chains with tensors of the same shapes."""
     height, width = chain.size()
-    batch = first.shape[0]
-    features = image = None
-    if want_features:
-        features = first.new_empty([batch, last.shape[1], height, width])
-    if chain.rgb is not None:
-        image = first.new_empty([batch, chain.rgb.shape[1], height, width], dtype=sums)
-    fields = _layer_fields(chain) | tap_fields(chain.taps, sums) | coord_fields(chain.coords)
-    x, img = (None if part is None else part.contiguous() for part in (chain.x, chain.img))
     low = chain.x if chain.x is not None else chain.img
-    library.call(
-        "inr_tiles_forward",
-        x=x,
-        img=img,
-        rgb=None if chain.rgb is None else chain.rgb.contiguous(),
-        rgb_bias=None if chain.rgb_bias is None else chain.rgb_bias.contiguous(),
-        features=features,
-        image=image,
-        dtype=first.dtype,
-        batch=batch,
-        in_channels=0 if x is None else x.shape[1],
-        colours=0 if image is None else image.shape[1],
-        height=height,
-        width=width,
-        low_height=0 if low is None else low.shape[2],
-        low_width=0 if low is None else low.shape[3],
-        threads=torch.get_num_threads(),
-        slope=LEAKY_SLOPES[chain.act],
-        gain=chain.resolved_gain(),
-        clamp=-1.0 if chain.clamp is None else chain.clamp,
-        **fields,
-    )
-    return features, image
-
-
-def _layer_fields(chain: Chain) -> dict[str, Any]:
-    fields: dict[str, Any] = {"layers": len(chain.layers)}
+    fields = {
+        "layers": len(chain.layers),
+        "dtype": chain.layers[0].dtype,
+        "batch": chain.layers[0].shape[0],
+        "in_channels": 0 if chain.x is None else chain.x.shape[1],
+        "colours": 0 if chain.rgb is None else chain.rgb.shape[1],
+        "height": height,
+        "width": width,
+        "low_height": 0 if low is None else low.shape[2],
+        "low_width": 0 if low is None else low.shape[3],
+        "threads": torch.get_num_threads(),
+        "slope": LEAKY_SLOPES[chain.act],
+        "gain": chain.resolved_gain(),
+        "clamp": -1.0 if chain.clamp is None else chain.clamp,
+    }
     for index, (weight, bias) in enumerate(zip(chain.layers, chain.biases, strict=True)):
-        fields[f"weight{index}"] = weight.contiguous()
         fields[f"out{index}"] = weight.shape[1]
-        if bias is not None:
-            fields[f"bias{index}"] = bias.contiguous()
-            fields[f"bias_stride{index}"] = weight.shape[1] if bias.ndim == 2 else 0
+        per_image = bias is not None and bias.ndim == 2
+        fields[f"bias_stride{index}"] = weight.shape[1] if per_image else 0
+    return fields
+
+
+def chain_fields(chain: Chain) -> dict[str, Any]:
+    """The fields of the C++ functions' params that hold a chain's tensors."""
+    parts = {"x": chain.x, "img": chain.img, "rgb": chain.rgb, "rgb_bias": chain.rgb_bias}
+    parts.update(zip(_WEIGHTS, chain.layers))
+    parts.update(zip(_BIASES, chain.biases))
+    fields = {name: part if part is None else part.contiguous() for name, part in parts.items()}
+    fields.update(tap_fields(chain.taps, chain.sum_dtype()))
+    fields.update(coord_fields(chain.coords))
     return fields
 
 

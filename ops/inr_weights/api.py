@@ -58,16 +58,29 @@ def inr_weights(
         ValueError: If the shapes do not fit each other or the activation is unknown.
         RuntimeError: impl="cpp", and the kernel does not take the call.
     """
-    _check_shapes(ws, layers, affines, rgb, rgb_affine, predict)
-    check_activation(activation)
-    if not _dispatch.is_traced():
-        tensors = kernels.flat(ws, layers, affines, rgb, rgb_affine, predict)
-        chosen, _reasons = _dispatch.choose("inr_weights", tensors, impl)
-        if chosen == "cpp":
-            return autograd.native_weights(tensors, activation)
-    elif impl == "cpp":
-        raise RuntimeError("inr_weights: impl='cpp' cannot run under autocast or torch.compile")
+    args = (ws, layers, affines, rgb, rgb_affine, predict)
+    if _dispatch.is_traced():
+        if impl == "cpp":
+            raise RuntimeError("inr_weights: impl='cpp' cannot run under autocast or torch.compile")
+        _check(args, activation)
+    else:
+        tensors = kernels.flat(*args)
+
+        def find_call() -> kernels.WeightsCall | None:
+            _check(args, activation)
+            chosen, _reasons = _dispatch.choose("inr_weights", tensors, impl)
+            return kernels.WeightsCall(tensors, activation) if chosen == "cpp" else None
+
+        question = (impl, activation, len(layers), len(affines), predict is None)
+        call = _dispatch.remembered("inr_weights", question, tensors, find_call)
+        if call is not None:
+            return autograd.native_weights(call, tensors)
     return reference.inr_weights(ws, layers, affines, rgb, rgb_affine, activation, predict, impl)
+
+
+def _check(args: tuple, activation: str) -> None:
+    _check_shapes(*args)
+    check_activation(activation)
 
 
 def _check_shapes(

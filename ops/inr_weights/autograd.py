@@ -20,10 +20,10 @@ class InrWeights(torch.autograd.Function):
     """Weights of a block from the tensors of `kernels.flat`."""
 
     @staticmethod
-    def forward(ctx, activation, *tensors):
-        results, styles = kernels.forward(tensors, activation)
+    def forward(ctx, call, *tensors):
+        results, styles = call.forward(tensors)
         ctx.save_for_backward(*tensors, styles)
-        ctx.activation = activation
+        ctx.call = call
         return tuple(results)
 
     @staticmethod
@@ -31,24 +31,24 @@ class InrWeights(torch.autograd.Function):
         *tensors, styles = ctx.saved_tensors
         wanted = ctx.needs_input_grad[1:]
         if not torch.is_grad_enabled():
-            return None, *kernels.backward(grads, styles, tensors, ctx.activation, wanted)
+            return None, *ctx.call.backward(grads, styles, tensors, wanted)
 
         def composed(*views: Tensor) -> list[Tensor]:
             *args, predict = kernels.grouped(views)
-            weights, rgb, predicted = reference.inr_weights(*args, ctx.activation, predict)
+            activation = ctx.call.activation
+            weights, rgb, predicted = reference.inr_weights(*args, activation, predict)
             return [*weights, rgb] if predict is None else [*weights, rgb, predicted]
 
         return None, *composed_gradients(composed, tensors, wanted, grads)
 
 
 def native_weights(
-    tensors: Sequence[Tensor], activation: str
+    call: kernels.WeightsCall, tensors: Sequence[Tensor]
 ) -> tuple[tuple[Tensor, ...], Tensor, Tensor | None]:
     """`inr_weights` by the kernel; recorded only where a gradient is wanted."""
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-        results = InrWeights.apply(activation, *tensors)
+        results = InrWeights.apply(call, *tensors)
     else:
-        results, _styles = kernels.forward(tensors, activation)
-    count = (len(tensors) - 4) // 3
-    rgb, *predicted = results[count:]
-    return tuple(results[:count]), rgb, predicted[0] if predicted else None
+        results, _styles = call.forward(tensors)
+    rgb, *predicted = results[call.num_layers :]
+    return tuple(results[: call.num_layers]), rgb, predicted[0] if predicted else None

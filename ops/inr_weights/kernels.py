@@ -23,14 +23,14 @@ _WIDTH = 32
 
 
 def flat(
-    ws: Tensor,
-    layers: Sequence[Tensor],
-    affines: Sequence[tuple[Tensor, Tensor]],
-    rgb: Tensor,
-    rgb_affine: tuple[Tensor, Tensor],
-    predict: tuple[Tensor, Tensor] | None,
-) -> list[Tensor]:
-    """The tensors of a call in the order of this module."""
+    ws: Any,
+    layers: Sequence[Any],
+    affines: Sequence[tuple[Any, Any]],
+    rgb: Any,
+    rgb_affine: tuple[Any, Any],
+    predict: tuple[Any, Any] | None,
+) -> list[Any]:
+    """The tensors of a call, or what belongs to them, in the order of this module."""
     matrices = [matrix for matrix, _bias in affines]
     biases = [bias for _matrix, bias in affines]
     return [ws, *layers, *matrices, *biases, rgb, *rgb_affine, *(predict or ())]
@@ -76,94 +76,101 @@ def why_not(tensors: Sequence[Tensor]) -> list[str]:
     return reasons
 
 
-def forward(tensors: Sequence[Tensor], activation: str) -> tuple[list[Tensor], Tensor]:
-    """Weights of layers, of to-RGB, and what is predicted; the styles that the backward reads."""
-    ws, layers, affines, rgb, rgb_affine, predict = grouped(tensors)
-    batch = ws.shape[0]
-    results = [ws.new_empty((batch, *weight.shape)) for weight in (*layers, rgb)]
-    names = [*(f"out{k}" for k in range(len(layers))), "out_rgb"]
-    biases = [bias for _matrix, bias in (*affines, rgb_affine)]
-    if predict is not None:
-        biases.append(predict[1])
-        names.append("out_predict")
-        results.append(ws.new_empty((batch, predict[1].shape[0])))
-    styles = ws.new_empty((batch, sum(bias.shape[0] for bias in biases)))
-    fields = dict(zip(names, results))
-    _call("inr_weights_forward", tensors, activation, styles=styles, **fields)
-    return results, styles
-
-
-def backward(
-    grads: Sequence[Tensor],
-    styles: Tensor,
-    tensors: Sequence[Tensor],
-    activation: str,
-    wanted: Sequence[bool],
-) -> list[Tensor | None]:
-    """Gradients of the tensors, None where they are not wanted.
+class WeightsCall:
+    """The kernels for calls with tensors of the same shapes.
 
     Args:
-        grads: Gradients of the results.
-        styles: As `forward` gave them.
-        tensors, activation: As for `forward`.
-        wanted: Which of the tensors are.
+        tensors: A call that `why_not` has nothing against.
+        activation: Name of the activation.
     """
-    found = room_for_gradients(tensors, wanted)
-    of_ws, of_layers, of_affines, of_rgb, of_rgb_affine, of_predict = grouped(found)
-    ready = [grad.contiguous() for grad in grads]
-    fields: dict[str, Any] = {}
-    for k, (grad, of_layer, of_affine) in enumerate(zip(ready, of_layers, of_affines)):
-        fields |= {f"grad_out{k}": grad, f"grad_weight{k}": of_layer}
-        fields[f"grad_affine{k}"], fields[f"grad_affine_bias{k}"] = of_affine
-    if of_predict is not None:
-        fields["grad_out_predict"] = ready[-1]
-        fields["grad_predict"], fields["grad_predict_bias"] = of_predict
-    _call(
-        "inr_weights_backward",
-        tensors,
-        activation,
-        styles=styles,
-        grad_styles=torch.empty_like(styles),
-        grad_out_rgb=ready[len(of_layers)],
-        grad_ws=of_ws,
-        grad_rgb=of_rgb,
-        grad_rgb_affine=of_rgb_affine[0],
-        grad_rgb_affine_bias=of_rgb_affine[1],
-        **fields,
-    )
-    return found
+
+    def __init__(self, tensors: Sequence[Tensor], activation: str) -> None:
+        ws, layers, affines, rgb, rgb_affine, predict = grouped(tensors)
+        count, batch = len(layers), ws.shape[0]
+        biases = [bias for _matrix, bias in (*affines, rgb_affine)]
+        self.activation = activation
+        self.num_layers = count
+        self._inputs = flat(
+            "ws",
+            [f"weight{k}" for k in range(count)],
+            [(f"affine{k}", f"affine_bias{k}") for k in range(count)],
+            "rgb",
+            ("rgb_affine", "rgb_affine_bias"),
+            None if predict is None else ("predict", "predict_bias"),
+        )
+        self._results = [*(f"out{k}" for k in range(count)), "out_rgb"]
+        self._shapes = [(batch, *weight.shape) for weight in (*layers, rgb)]
+        # Lists of names are made once: a call takes as long as making them.
+        if predict is not None:
+            biases.append(predict[1])
+            self._results.append("out_predict")
+            self._shapes.append((batch, predict[1].shape[0]))
+        self._input_grads = [f"grad_{name}" for name in self._inputs]
+        self._result_grads = [f"grad_{name}" for name in self._results]
+        self._styles = (batch, sum(bias.shape[0] for bias in biases))
+        library = _dispatch.kernel_module("inr_weights", "cpp")
+        fields = _constants(tensors, activation)
+        self._forward = library.bind("inr_weights_forward", **fields)
+        self._backward = library.bind("inr_weights_backward", **fields)
+
+    def forward(self, tensors: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+        """Weights of layers, of to-RGB, what is predicted; the styles that the backward reads."""
+        ws = tensors[0]
+        results = [ws.new_empty(shape) for shape in self._shapes]
+        styles = ws.new_empty(self._styles)
+        fields = self._fields(tensors)
+        fields.update(zip(self._results, results))
+        self._forward(styles=styles, **fields)
+        return results, styles
+
+    def backward(
+        self,
+        grads: Sequence[Tensor],
+        styles: Tensor,
+        tensors: Sequence[Tensor],
+        wanted: Sequence[bool],
+    ) -> list[Tensor | None]:
+        """Gradients of the tensors, None where they are not wanted.
+
+        Args:
+            grads: Gradients of the results.
+            styles: As `forward` gave them.
+            tensors: As for `forward`.
+            wanted: Which of the tensors are.
+        """
+        found = room_for_gradients(tensors, wanted)
+        fields = self._fields(tensors)
+        fields.update(zip(self._input_grads, found))
+        fields.update(zip(self._result_grads, [grad.contiguous() for grad in grads]))
+        self._backward(styles=styles, grad_styles=torch.empty_like(styles), **fields)
+        return found
+
+    def _fields(self, tensors: Sequence[Tensor]) -> dict[str, Any]:
+        ws = tensors[0]
+        ws = ws if ws.stride(2) == 1 else ws.contiguous()
+        ready = [ws, *(tensor.contiguous() for tensor in tensors[1:])]
+        fields: dict[str, Any] = dict(zip(self._inputs, ready))
+        fields["ws_image_stride"], fields["ws_layer_stride"] = ws.stride()[:2]
+        return fields
 
 
-def _call(function: str, tensors: Sequence[Tensor], activation: str, **results: Any) -> None:
-    ws, layers, affines, rgb, rgb_affine, predict = grouped(tensors)
-    ws = ws if ws.stride(2) == 1 else ws.contiguous()
+def _constants(tensors: Sequence[Tensor], activation: str) -> dict[str, Any]:
+    ws, layers, affines, rgb, _rgb_affine, predict = grouped(tensors)
     fields: dict[str, Any] = {}
-    for k, (weight, (matrix, bias)) in enumerate(zip(layers, affines)):
-        fields[f"weight{k}"] = weight.contiguous()
-        fields[f"affine{k}"], fields[f"affine_bias{k}"] = matrix.contiguous(), bias.contiguous()
+    for k, weight in enumerate(layers):
         fields[f"o{k}"], fields[f"i{k}"] = weight.shape
-    if predict is not None:
-        fields["predict"], fields["predict_bias"] = (part.contiguous() for part in predict)
-        fields["predicted"] = predict[1].shape[0]
     rank = affines[0][1].shape[0] // sum(layers[0].shape)
-    _dispatch.kernel_module("inr_weights", "cpp").call(
-        function,
-        ws=ws,
-        rgb=rgb.contiguous(),
-        rgb_affine=rgb_affine[0].contiguous(),
-        rgb_affine_bias=rgb_affine[1].contiguous(),
-        layers=len(layers),
-        dtype=ws.dtype,
-        n=ws.shape[0],
-        d=ws.shape[2],
-        r=rank,
-        colours=rgb.shape[0],
-        ws_image_stride=ws.stride(0),
-        ws_layer_stride=ws.stride(1),
-        threads=torch.get_num_threads(),
-        affine_gain=ws.shape[2] ** -0.5,
-        rgb_gain=rgb.shape[1] ** -0.5,
+    return {
+        "layers": len(layers),
+        "dtype": ws.dtype,
+        "n": ws.shape[0],
+        "d": ws.shape[2],
+        "r": rank,
+        "colours": rgb.shape[0],
+        "predicted": 0 if predict is None else predict[1].shape[0],
+        "threads": torch.get_num_threads(),
+        "affine_gain": ws.shape[2] ** -0.5,
+        "rgb_gain": rgb.shape[1] ** -0.5,
         **modulation_fields(activation, rank),
         **fields,
-        **results,
-    )
+    }

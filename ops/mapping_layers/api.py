@@ -55,24 +55,41 @@ def mapping_layers(
         ValueError: If the shapes do not fit each other, or z and c are missing.
         RuntimeError: impl="cpp", and the kernel does not take the call.
     """
-    _check_shapes(z, c, embed, layers)
-    weights, biases = ([layer[part] for layer in layers] for part in (0, 1))
-    tensors = [z, c, *(embed or (None, None)), *weights, *biases]
-    reasons = []
     if _dispatch.is_traced():
-        reasons.append("it does not run under autocast or torch.compile")
-    if act not in LEAKY_SLOPES:
-        reasons.append(f"it knows the activations {', '.join(LEAKY_SLOPES)}")
-    if torch.is_grad_enabled() and c is not None and c.requires_grad:
-        reasons.append("it has no gradient of labels")
-    if not reasons:
-        chosen, _reasons = _dispatch.choose("mapping_layers", tensors, impl)
-        if chosen == "cpp":
-            options = kernels.MappingOptions(act, lr_multiplier)
-            return autograd.native_mapping(tensors, options)
-    elif impl == "cpp":
-        raise RuntimeError(f"mapping_layers: impl='cpp' cannot run: {'; '.join(reasons)}")
+        if impl == "cpp":
+            where = "under autocast or torch.compile"
+            raise RuntimeError(f"mapping_layers: impl='cpp' cannot run {where}")
+        _check_shapes(z, c, embed, layers)
+    else:
+        weights, biases = ([layer[part] for layer in layers] for part in (0, 1))
+        tensors = [z, c, *(embed or (None, None)), *weights, *biases]
+
+        def find_call() -> kernels.MappingCall | None:
+            _check_shapes(z, c, embed, layers)
+            return _find_call(tensors, kernels.MappingOptions(act, lr_multiplier), impl)
+
+        question = (impl, act, lr_multiplier, len(layers))
+        call = _dispatch.remembered("mapping_layers", question, tensors, find_call)
+        if call is not None:
+            return autograd.native_mapping(call, tensors)
     return reference.mapping_layers(z, c, embed, layers, act, lr_multiplier, impl)
+
+
+def _find_call(
+    tensors: Sequence[Tensor | None], options: kernels.MappingOptions, impl: str
+) -> kernels.MappingCall | None:
+    """The kernels bound to calls with tensors like these; None = they are not what runs."""
+    reasons = []
+    if options.act not in LEAKY_SLOPES:
+        reasons.append(f"it knows the activations {', '.join(LEAKY_SLOPES)}")
+    labels = tensors[1]
+    if torch.is_grad_enabled() and labels is not None and labels.requires_grad:
+        reasons.append("it has no gradient of labels")
+    if reasons and impl == "cpp":
+        raise RuntimeError(f"mapping_layers: impl='cpp' cannot run: {'; '.join(reasons)}")
+    if reasons or _dispatch.choose("mapping_layers", tensors, impl)[0] != "cpp":
+        return None
+    return kernels.MappingCall(tensors, options)
 
 
 def _check_shapes(

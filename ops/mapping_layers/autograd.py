@@ -19,10 +19,10 @@ class MappingLayers(torch.autograd.Function):
     """w from the tensors that `kernels` describes."""
 
     @staticmethod
-    def forward(ctx, options, *tensors):
-        w, saved, scales = kernels.forward(tensors, options)
+    def forward(ctx, call, *tensors):
+        w, saved, scales = call.forward(tensors)
         ctx.save_for_backward(*tensors, saved, scales)
-        ctx.options = options
+        ctx.call = call
         return w
 
     @staticmethod
@@ -30,18 +30,18 @@ class MappingLayers(torch.autograd.Function):
         *tensors, saved, scales = ctx.saved_tensors
         wanted = ctx.needs_input_grad[1:]
         if not torch.is_grad_enabled():
-            options = ctx.options
-            return None, *kernels.backward(grad, saved, scales, tensors, options, wanted)
+            return None, *ctx.call.backward(grad, saved, scales, tensors, wanted)
 
         def composed(*views: Tensor | None) -> Tensor:
             z, c, *embed, weights, biases = kernels.grouped(views)
-            return reference.mapping_layers(z, c, embed, list(zip(weights, biases)), *ctx.options)
+            layers = list(zip(weights, biases))
+            return reference.mapping_layers(z, c, embed, layers, *ctx.call.options)
 
         return None, *composed_gradients(composed, tensors, wanted, grad)
 
 
-def native_mapping(tensors: Sequence[Tensor | None], options: kernels.MappingOptions) -> Tensor:
+def native_mapping(call: kernels.MappingCall, tensors: Sequence[Tensor | None]) -> Tensor:
     """`mapping_layers` by the kernel; recorded only where a gradient is wanted."""
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        return MappingLayers.apply(options, *tensors)
-    return kernels.forward(tensors, options)[0]
+        return MappingLayers.apply(call, *tensors)
+    return call.forward(tensors)[0]

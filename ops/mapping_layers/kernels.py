@@ -59,52 +59,74 @@ def why_not(tensors: Sequence[Tensor | None]) -> list[str]:
     return reasons
 
 
-def forward(
-    tensors: Sequence[Tensor | None], options: MappingOptions
-) -> tuple[Tensor, Tensor, Tensor]:
-    """w [N, O_K], and what the backward reads: features of all layers, and scales."""
-    parts = grouped(tensors)
-    like = parts.c if parts.z is None else parts.z
-    widths = _widths(parts)
-    batch = like.shape[0]
-    w = like.new_empty((batch, widths[-1]))
-    saved, scales = like.new_empty((batch, sum(widths))), like.new_empty((batch, 2))
-    _call("mapping_layers_forward", tensors, options, saved=saved, scales=scales, out=w)
-    return w, saved, scales
-
-
-def backward(
-    grad: Tensor,
-    saved: Tensor,
-    scales: Tensor,
-    tensors: Sequence[Tensor | None],
-    options: MappingOptions,
-    wanted: Sequence[bool],
-) -> list[Tensor | None]:
-    """Gradients of the tensors, None where they are not wanted; c has none.
+class MappingCall:
+    """The kernels for calls with tensors of the same shapes.
 
     Args:
-        grad: Gradient of w.
-        saved, scales: As `forward` gave them.
-        tensors, options: As for `forward`.
-        wanted: Which of the tensors are.
+        tensors: A call that `why_not` has nothing against.
+        options: What the tensors do not say.
     """
-    found = room_for_gradients(tensors, wanted)
-    of = grouped(found)
-    _call(
-        "mapping_layers_backward",
-        tensors,
-        options,
-        saved=saved,
-        scales=scales,
-        grad=grad.contiguous(),
-        grad_z=of.z,
-        grad_embed=of.embed,
-        grad_embed_bias=of.embed_bias,
-        grad_weights=_addresses(of.weights),
-        grad_biases=_addresses(of.biases),
-    )
-    return found
+
+    def __init__(self, tensors: Sequence[Tensor | None], options: MappingOptions) -> None:
+        parts = grouped(tensors)
+        widths, batch = _widths(parts), _like(parts).shape[0]
+        self.options = options
+        self._w, self._saved, self._scales = (batch, widths[-1]), (batch, sum(widths)), (batch, 2)
+        # The function is told where they lie, so they must stay.
+        self._widths = _int64(widths)
+        library = _dispatch.kernel_module("mapping_layers", "cpp")
+        fields = {"widths": self._widths, **_constants(parts, options)}
+        self._forward = library.bind("mapping_layers_forward", **fields)
+        self._backward = library.bind("mapping_layers_backward", **fields)
+
+    def forward(self, tensors: Sequence[Tensor | None]) -> tuple[Tensor, Tensor, Tensor]:
+        """w [N, O_K], and what the backward reads: features of all layers, and scales."""
+        like = _like(grouped(tensors))
+        w, saved = like.new_empty(self._w), like.new_empty(self._saved)
+        scales = like.new_empty(self._scales)
+        ready = _dense(tensors)
+        self._forward(out=w, saved=saved, scales=scales, **_fields(ready))
+        return w, saved, scales
+
+    def backward(
+        self,
+        grad: Tensor,
+        saved: Tensor,
+        scales: Tensor,
+        tensors: Sequence[Tensor | None],
+        wanted: Sequence[bool],
+    ) -> list[Tensor | None]:
+        """Gradients of the tensors, None where they are not wanted.
+
+        Args:
+            grad: Gradient of w.
+            saved, scales: As `forward` gave them.
+            tensors: As for `forward`.
+            wanted: Which of the tensors are.
+        """
+        found = room_for_gradients(tensors, wanted)
+        of, ready = grouped(found), _dense(tensors)
+        self._backward(
+            saved=saved,
+            scales=scales,
+            grad=grad.contiguous(),
+            grad_z=of.z,
+            grad_embed=of.embed,
+            grad_embed_bias=of.embed_bias,
+            grad_weights=_addresses(of.weights),
+            grad_biases=_addresses(of.biases),
+            **_fields(ready),
+        )
+        return found
+
+
+def _dense(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Contiguous tensors, to be kept until a call is over: it has their addresses only."""
+    return [None if tensor is None else tensor.contiguous() for tensor in tensors]
+
+
+def _like(parts: Grouped) -> Tensor:
+    return parts.c if parts.z is None else parts.z
 
 
 def _widths(parts: Grouped) -> list[int]:
@@ -122,32 +144,29 @@ def _int64(values: Sequence[int]) -> Tensor:
     return torch.frombuffer(array("q", [*values, 0]), dtype=torch.int64)
 
 
-def _call(
-    function: str, tensors: Sequence[Tensor | None], options: MappingOptions, **results: Any
-) -> None:
-    # The list keeps what had to be copied until the call is over.
-    ready = [None if tensor is None else tensor.contiguous() for tensor in tensors]
-    parts = grouped(ready)
-    z, c, embed, embed_bias, weights, biases = parts
-    like = c if z is None else z
-    _dispatch.kernel_module("mapping_layers", "cpp").call(
-        function,
-        z=z,
-        c=c,
-        embed=embed,
-        embed_bias=embed_bias,
-        weights=_addresses(weights),
-        biases=_addresses(biases),
-        widths=_int64(_widths(parts)),
-        layers=len(weights),
-        dtype=like.dtype,
-        n=like.shape[0],
-        z_size=0 if z is None else z.shape[1],
-        c_size=0 if c is None else c.shape[1],
-        embed_size=0 if c is None else embed.shape[0],
-        threads=torch.get_num_threads(),
-        lr_multiplier=float(options.lr_multiplier),
-        slope=LEAKY_SLOPES[options.act],
-        act_gain=float(activation_funcs[options.act].def_gain),
-        **results,
-    )
+def _constants(parts: Grouped, options: MappingOptions) -> dict[str, Any]:
+    z, c, embed = parts[:3]
+    return {
+        "layers": len(parts.weights),
+        "dtype": _like(parts).dtype,
+        "n": _like(parts).shape[0],
+        "z_size": 0 if z is None else z.shape[1],
+        "c_size": 0 if c is None else c.shape[1],
+        "embed_size": 0 if c is None else embed.shape[0],
+        "threads": torch.get_num_threads(),
+        "lr_multiplier": float(options.lr_multiplier),
+        "slope": LEAKY_SLOPES[options.act],
+        "act_gain": float(activation_funcs[options.act].def_gain),
+    }
+
+
+def _fields(tensors: Sequence[Tensor | None]) -> dict[str, Any]:
+    z, c, embed, embed_bias, weights, biases = grouped(tensors)
+    return {
+        "z": z,
+        "c": c,
+        "embed": embed,
+        "embed_bias": embed_bias,
+        "weights": _addresses(weights),
+        "biases": _addresses(biases),
+    }

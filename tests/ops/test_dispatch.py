@@ -187,3 +187,60 @@ def test_a_compiler_of_whole_graphs_may_be_the_first_user() -> None:
     )
     assert result.returncode == 0, result.stderr[-2000:]
     assert result.stdout.split()[-1] in ("cpp", "ref")
+
+
+class _Asked:
+    """Counts how often it is asked."""
+
+    count = 0
+
+    def __call__(self) -> int:
+        self.count += 1
+        return self.count
+
+
+def _remember(asked: _Asked, question: tuple, *tensors: torch.Tensor | None) -> int:
+    return _dispatch.remembered("blend", question, tensors, asked)
+
+
+def test_answers_are_remembered_by_what_they_may_depend_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_dispatch, "_answers", {})
+    asked = _Asked()
+    x = torch.ones(2, 3)
+    assert _remember(asked, ("act",), x, None) == _remember(asked, ("act",), x + 1, None) == 1
+    assert _remember(asked, ("other",), x, None) == 2
+    others = [x.T, x.double(), x.clone().requires_grad_(), x.to("meta"), None]
+    assert [_remember(asked, ("act",), other, None) for other in others] == [3, 4, 5, 6, 7]
+    assert _remember(asked, ("act",), None, x) == 8
+    with torch.no_grad():
+        assert _remember(asked, ("act",), x, None) == 9
+    monkeypatch.setenv("GAN_OPS", "plain")
+    assert _remember(asked, ("act",), x, None) == 10
+    monkeypatch.delenv("GAN_OPS")
+    _dispatch.register_kernel("blend", "cpp", object)
+    assert _remember(asked, ("act",), x, None) == 11
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        assert _remember(asked, ("act",), x, None) == 12
+    finally:
+        torch.set_num_threads(threads)
+    assert _remember(asked, ("act",), x, None) == 11
+
+
+def test_errors_are_not_remembered_and_answers_are_not_hoarded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_dispatch, "_answers", {})
+    monkeypatch.setattr(_dispatch, "_MOST_ANSWERS", 2)
+    errors = iter([KeyError("first"), KeyError("second")])
+
+    def fail() -> None:
+        raise next(errors)
+
+    for word in ("first", "second"):
+        with pytest.raises(KeyError, match=word):
+            _dispatch.remembered("blend", (), (CPU,), fail)
+    asked = _Asked()
+    assert [_remember(asked, (i,)) for i in (0, 1, 2, 2)] == [1, 2, 3, 3]
+    assert len(_dispatch._answers) <= 2

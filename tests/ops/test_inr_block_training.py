@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ops import _dispatch
 from ops.inr_block import inr_block, reference, training
 from ops.inr_layer.cpu import Chain
 from tests.compare import assert_same_numbers
@@ -116,12 +117,18 @@ def test_tiles_and_threads_do_not_matter(monkeypatch):
     case = ALL_CASES["four-layers"]
     expected = run(inr_block, case, torch.float64)
     threads = torch.get_num_threads()
-    fields = training._fields
+    constants, used = training.chain_constants, []
     for change in ({"tile_bytes": 1}, {"tile_bytes": 2**24}, {"threads": 3}):
-        monkeypatch.setattr(training, "_fields", lambda chain, c=change: fields(chain) | c)
+
+        def changed(chain, change=change):
+            used.append(change)
+            return constants(chain) | change
+
+        monkeypatch.setattr(_dispatch, "_answers", {})
+        monkeypatch.setattr(training, "chain_constants", changed)
         for key, tensor in run(inr_block, case, torch.float64).items():
             assert_same_numbers(tensor, expected[key], 1e-12, key)
-    assert torch.get_num_threads() == threads
+    assert len(used) == 3 and torch.get_num_threads() == threads
 
 
 def test_what_runs_layer_by_layer():

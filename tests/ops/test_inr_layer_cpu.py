@@ -141,8 +141,8 @@ def test_tiles_threads_batch_and_position_do_not_matter():
         def __init__(self, **fields):
             self.fields = fields
 
-        def call(self, function, **fields):
-            library.call(function, **(fields | self.fields))
+        def bind(self, function, **fields):
+            return library.bind(function, **(fields | self.fields))
 
     def chain(images):
         own = coords._replace(own=coords.own[images])

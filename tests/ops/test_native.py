@@ -151,6 +151,25 @@ def test_kernels_on_fibers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @needs_compiler
+def test_fields_are_filled_in_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = toy(tmp_path, monkeypatch)
+    bound = library.bind("scale", n=64, dtype=torch.float64, factor=0.5)
+    doubled = bound.bind(factor=2.0)
+    results = {}
+    for name, function in (("half", bound), ("double", doubled), ("again", bound)):
+        x, y = torch.full([64], 3.0, dtype=torch.float64), torch.empty(64, dtype=torch.float64)
+        function(x=x, y=y)
+        results[name] = y
+    assert torch.equal(results["half"], results["again"])
+    torch.testing.assert_close(results["double"], 4 * results["half"])
+    assert results["half"].abs().sum() > 0
+    with pytest.raises(TypeError, match="scale has no field 'm'"):
+        library.bind("scale", m=1)
+    with pytest.raises(RuntimeError, match="scale: threads wait for each other"):
+        bound(n=0)
+
+
+@needs_compiler
 def test_a_missing_barrier_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     library = toy(tmp_path, monkeypatch, barrier="")
     x = torch.randn(64, dtype=torch.float64)
