@@ -21,11 +21,11 @@ from ops import _dispatch
 from ops._native import native_op
 from ops.bias_act import plain
 
-PIECEWISE_LINEAR = ("linear", "relu", "lrelu")
-"""Activations without a second derivative."""
+PIECEWISE_LINEAR = {"linear": 1.0, "relu": 0.0, "lrelu": plain.activation_funcs["lrelu"].def_alpha}
+"""Activations without a second derivative, and their slopes below 0."""
 
-LEAKY_SLOPES = {"linear": 1.0, "lrelu": plain.activation_funcs["lrelu"].def_alpha}
-"""Slopes below 0 of the activations that the C++ of whole layers has."""
+LEAKY_SLOPES = {act: slope for act, slope in PIECEWISE_LINEAR.items() if slope > 0}
+"""Those whose result tells the sign of what they were applied to: the C++ of whole layers."""
 
 
 def slope_from_result(act: str, alpha: float, gain: float) -> bool:

@@ -16,6 +16,7 @@ from torch import Tensor
 from ops import _dispatch
 from ops._native import native_op
 from ops.bias_act import activation_funcs
+from ops.bias_act.kernels import PIECEWISE_LINEAR
 from ops.inr_block.plan import KIB, TILES, Limits, Plan, device_limits, make_plan
 from ops.inr_layer.inputs import AxisTaps, CoordFeatures, PointTaps
 
@@ -23,7 +24,6 @@ MAX_LAYERS = 4
 MAX_RGB_CHANNELS = 8
 DTYPES = (torch.float16, torch.bfloat16)
 
-_SLOPES = {"linear": 1.0, "relu": 0.0, "lrelu": 0.2}
 _ALIGNED = 8  # elements of 16 bytes
 _MOST = 2**31 - 1
 
@@ -52,7 +52,7 @@ def supports(
     colors = [rgb_bias] + ([] if img is None else [img])
     limits = device_limits(weight.device)
     checks = [
-        (act not in _SLOPES, f"the kernel knows {', '.join(_SLOPES)}, not {act}"),
+        (act not in PIECEWISE_LINEAR, f"the kernel knows {', '.join(PIECEWISE_LINEAR)}, not {act}"),
         (clamp is not None and clamp < 0, f"the clamp must not be negative, got {clamp}"),
         (weight.dtype not in DTYPES, f"no kernel for {weight.dtype}"),
         (any(t.dtype != weight.dtype for t in values), "tensors of several dtypes"),
@@ -293,7 +293,7 @@ def _run(
         **plan._asdict(),
         dtype=layers[0].dtype,
         gain=gain,
-        slope=_SLOPES[act],
+        slope=PIECEWISE_LINEAR[act],
         clamp=clamp,
     )
     return results

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from ops._native import composed_gradients, in_places
 from ops.bias_act import activation_funcs
+from ops.bias_act.kernels import PIECEWISE_LINEAR
 from ops.inr_layer import native, plain
 from ops.inr_layer.inputs import AxisTaps, CoordFeatures, PointTaps
-from ops.inr_layer.kernels import SLOPES
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _MOST = 2**31 - 1
@@ -80,7 +80,7 @@ def supports(
     parts = [] if coords is None else coords.parts()
     tensors = [tensor for tensor in (x, bias, *parts) if tensor is not None]
     reasons = {
-        f"the kernels know {', '.join(SLOPES)}, not {act}": act not in SLOPES,
+        f"the kernels know {', '.join(PIECEWISE_LINEAR)}, not {act}": act not in PIECEWISE_LINEAR,
         f"the gain must be positive, got {gain}": gain is not None and not gain > 0,
         f"the clamp must not be negative, got {clamp}": clamp is not None and clamp < 0,
         f"the kernels do not take {weight.dtype}": weight.dtype not in _DTYPES,

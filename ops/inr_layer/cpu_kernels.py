@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ops.bias_act.kernels import PIECEWISE_LINEAR
 from ops.inr_layer.cpu import Chain, run_chain, tap_fields
 from ops.inr_layer.inputs import AxisTaps, CoordFeatures
-from ops.inr_layer.kernels import SLOPES
 from torch_utils.precision import cpu_bfloat16
 
 
@@ -169,7 +169,7 @@ def _differentiate(
         height=height,
         width=width,
         threads=torch.get_num_threads(),
-        slope=SLOPES[layer.act],
+        slope=PIECEWISE_LINEAR[layer.act],
         gain=layer.gain,
         clamp=-1.0 if layer.clamp is None else layer.clamp,
         **fields,

@@ -23,9 +23,6 @@ _POINTS_PER_PART = 1024
 MAX_COLORS = 4
 """As inr_output.cuh: so many channels of an image a forward sums."""
 
-SLOPES = {"linear": 1.0, "relu": 0.0, "lrelu": 0.2}
-"""Activations that a layer's output is enough to differentiate, and their slopes below 0."""
-
 
 class Activation(NamedTuple):
     """y = clamp(gain * (v > 0 ? v : slope * v)).

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ops import _dispatch
 from ops._native import native_op
+from ops.bias_act.kernels import PIECEWISE_LINEAR
 from ops.inr_layer import cpu_kernels, kernels
 from ops.inr_layer.inputs import AxisTaps, CoordFeatures
 
@@ -86,7 +87,7 @@ def forward(
 
 
 def _activation(act: str, gain: float, clamp: float | None) -> kernels.Activation:
-    return kernels.Activation(gain, kernels.SLOPES[act], -1.0 if clamp is None else clamp)
+    return kernels.Activation(gain, PIECEWISE_LINEAR[act], -1.0 if clamp is None else clamp)
 
 
 def _forward(
