@@ -89,7 +89,8 @@ class MappingBase(nn.Module):
                 self.w_avg.copy_(w.detach().mean(dim=0).lerp(self.w_avg, self.w_avg_beta))
         if self.num_ws is not None:
             # Real copies: callers overwrite single layers (style mixing).
-            w = w.unsqueeze(1).repeat(1, self.num_ws, 1)
+            w = w.unsqueeze(1).expand(-1, self.num_ws, -1)
+            w = w.clone(memory_format=torch.contiguous_format)
         if truncation_psi == 1:
             return w
         return self._truncate(w, truncation_psi, truncation_cutoff)
