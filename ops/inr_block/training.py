@@ -7,7 +7,6 @@ plain composition of PyTorch operations instead, which is differentiable to any 
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -59,18 +58,13 @@ class TrainingCall(NamedTuple):
 
 
 def differentiable(chain: Chain) -> tuple[Tensor | None, ...]:
-    """The tensors of a chain that `block_with_gradients` differentiates by, in its order."""
+    """The tensors of a chain that `CpuBlock` differentiates by, in its order."""
     own = None if chain.coords is None else chain.coords.own
     return (*chain.layers, *chain.biases, chain.rgb, chain.rgb_bias, chain.x, chain.img, own)
 
 
-def find_library(chain: Chain, impl: str = "auto") -> Any | None:
-    """The C++ library if it takes a call with gradients, else None.
-
-    Args:
-        chain: The call, whose shapes fit each other.
-        impl: As of `ops.inr_block.inr_block`.
-    """
+def find_library(chain: Chain) -> Any | None:
+    """The C++ library if it takes a call with gradients, whose shapes fit each other, else None."""
     if _dispatch.is_traced():
         return None
     if not chain.resolved_gain() > 0 or chain.unsupported() or not _is_plain_data(chain):
@@ -81,7 +75,7 @@ def find_library(chain: Chain, impl: str = "auto") -> Any | None:
     # Threads take whole images.
     if chain.layers[0].shape[0] < torch.get_num_threads():
         return None
-    chosen, _reasons = _dispatch.choose("inr_layer", [*chain.layers, chain.x], impl)
+    chosen, _reasons = _dispatch.choose("inr_layer", [*chain.layers, chain.x])
     if chosen != "cpp":
         return None
     library = _dispatch.kernel_module("inr_layer", "cpp")
@@ -112,17 +106,14 @@ class BlockCall:
 
     def __init__(self, library: Any, chain: Chain, want_features: bool) -> None:
         first, last, (height, width) = chain.layers[0], chain.layers[-1], chain.size()
-        batch = first.shape[0]
-        outs = tuple(weight.shape[1] for weight in chain.layers)
-        size = _saved_size(library, outs, height, width, first.dtype)
+        batch, fields = first.shape[0], chain_constants(chain)
+        if chain.taps is not None:
+            fields["low_height"], fields["low_width"] = (axis.size for axis in chain.taps)
+        fields["saved_size"] = _saved_size(library, fields)
         self.want_features = want_features
         self._features = (batch, last.shape[1], height, width)
         self._image = (batch, chain.rgb.shape[1], height, width)
-        self._saved = (batch, size)
-        fields = chain_constants(chain) | {"saved_size": size}
-        if chain.taps is not None:
-            low_height, low_width = (axis.size for axis in chain.taps)
-            fields |= {"low_height": low_height, "low_width": low_width}
+        self._saved = (batch, fields["saved_size"])
         self._forward = library.bind("inr_chain_forward", **fields)
         self._backward = library.bind("inr_chain_backward", **fields)
 
@@ -191,13 +182,8 @@ class CpuBlock(torch.autograd.Function):
         return None, *ctx.call.kernels.backward(ctx.call.filled(tensors), saved, grads, needed)
 
 
-@functools.lru_cache(maxsize=1024)
-def _saved_size(
-    library: Any, outs: tuple[int, ...], height: int, width: int, dtype: torch.dtype
-) -> int:
+def _saved_size(library: Any, fields: dict[str, Any]) -> int:
     """Elements per image that the backward reads."""
     size = torch.zeros(1, dtype=torch.int64)
-    fields = {f"out{index}": out for index, out in enumerate(outs)}
-    fields |= {"layers": len(outs), "height": height, "width": width, "dtype": dtype}
     library.call("inr_chain_saved_size", size_out=size, **fields)
     return int(size)
