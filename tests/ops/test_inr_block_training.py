@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from ops import _dispatch
@@ -155,3 +157,37 @@ def test_fewer_images_than_threads_run_layer_by_layer():
         assert is_native(CASES["bilinear"]._replace(n=3))
     finally:
         torch.set_num_threads(threads)
+
+
+# Blocks whose tensors have the same shapes although they are other blocks: rows for columns, own
+# features for shared ones, another activation.
+ALIKE = st.builds(
+    Case,
+    channels=st.just(4),
+    below=st.just(4),
+    size=st.just((4, 4)),
+    upsampling=st.sampled_from([None, "nearest", "bilinear"]),
+    coords=st.sampled_from([{}, {"c": 4}, {"r": 4}, {"s": 4}, {"o": 4}, {"c": 2, "r": 2}]),
+    layers=st.integers(1, 2),
+    colors=st.just(4),
+    img=st.booleans(),
+    bias=st.sampled_from(["shared", "own"]),
+    act=st.sampled_from(["lrelu", "linear", "relu"]),
+    gain=st.sampled_from([None, 0.5]),
+    clamp=st.sampled_from([None, 0.4]),
+    n=st.just(4),
+)
+
+
+@settings(max_examples=40)
+@given(st.lists(ALIKE, min_size=2, max_size=4))
+def test_no_call_is_taken_for_another(cases):
+    for case in cases:
+        actual = run(inr_block, case, torch.float64)
+        for key, tensor in run(reference.inr_block, case, torch.float64).items():
+            assert_same_numbers(actual[key], tensor, 1e-9, key)
+        args, options = make_call(case, torch.float64)
+        with torch.no_grad():
+            none, image = inr_block(*args, **options, want_features=False)
+        assert none is None
+        assert_same_numbers(image, actual["output1"], 1e-9)
