@@ -154,8 +154,8 @@ struct Chain {
     // The layers, to-RGB, the context, tables.
     int64_t pack_jobs() const { return p.layers + 3; }
 
-    // Elements from one packed panel to the next: one line more than a panel, since lines that are a
-    // multiple of 4 KiB apart compete for the same few places of the cache.
+    // Elements from one packed panel to the next: one line more than a panel, since lines a multiple
+    // of 4 KiB apart compete for the same few places of the cache.
     static int64_t apart(int64_t channels) { return (channels + 1) * L::kWidth; }
 
     int64_t pixels() const { return p.height * p.width; }
