@@ -10,19 +10,17 @@ takes also depends on the memory that others have freed before it.
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
 import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import click
 
 import dnnlib
 import dnnlib.cli
-from torch_utils import host_memory
+from analysis.own_process import in_own_process
 
 if TYPE_CHECKING:
     import torch
@@ -101,21 +99,6 @@ def main(quick: bool, augment_p: float, device: str) -> None:
         print(in_own_process(against_plain_order, target, precision, repetitions))
     if low == torch.float32:
         print(f"(no lower precision: {why})")
-
-
-def in_own_process(section: Callable[..., str], *args: Any) -> str:
-    """Calls a function in a new process with the memory settings of the commands.
-
-    Args:
-        section: Function of a module, which the process imports.
-        args: Its arguments; they are pickled.
-
-    Returns:
-        What it returns; what it raises is raised here.
-    """
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context, initializer=host_memory.keep_freed_memory) as process:
-        return process.submit(section, *args).result()
 
 
 def compare_training(device: torch.device, augment_p: float, turns: int) -> str:

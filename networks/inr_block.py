@@ -237,13 +237,12 @@ class INRBlock(nn.Module):
         """
         device, stored = weights.rgb.device, self.torgb.bias.dtype
         dtype = block_dtype(dtype, self.use_fp16, stored, device, force_fp32)
-        layers, biases, rgb = weights.layers, [layer.bias for layer in self.layers], weights.rgb
-        if (weights.rgb.dtype, stored) != (dtype, dtype):
-            layers = [weight.to(dtype) for weight in layers]
-            biases, rgb = [bias.to(dtype) for bias in biases], rgb.to(dtype)
+        tensors = [*weights.layers, *[layer.bias for layer in self.layers], weights.rgb]
+        # To ask is cheaper than to cast to the same.
+        *tensors, rgb = [t if t.dtype == dtype else t.to(dtype) for t in tensors]
         return inr_block(
-            layers,
-            biases,
+            tensors[: self.num_conv],
+            tensors[self.num_conv :],
             rgb,
             self.torgb.bias,
             None if x is None else x.to(dtype),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -74,6 +75,8 @@ def inr_block(
         ValueError: If shapes do not fit, or there is no layer, or x and coords are missing.
     """
     args = (layers, biases, rgb, rgb_bias, x, img)
+    # Numbers: a tensor may change between two calls that look the same.
+    gain, clamp = (None if value is None else float(value) for value in (gain, clamp))
     kwargs = {"taps": taps, "coords": coords, "act": act, "gain": gain, "clamp": clamp}
     chain = Chain(*args, **kwargs)
     if impl != "ref" and layers and layers[0].is_cpu and not _dispatch.is_traced():
@@ -115,9 +118,9 @@ def _find_cpu_call(chain: Chain, want_features: bool) -> Callable[[Chain], Any] 
         library = tiles.find_library(chain) if tiles.supports(chain) else None
         return None if library is None else ChainCall(library, chain, want_features)
 
-    axes = None if chain.taps is None else [(type(axis), axis.size) for axis in chain.taps]
-    counts = (len(chain.layers), len(chain.biases), chain.coords is None)
-    question = (want_features, *counts, axes and tuple(axes), *chain[8:])
+    axes = tuple((type(axis), axis.size) for axis in chain.taps or ())
+    counts = (len(chain.layers), len(chain.biases), chain.taps is None, chain.coords is None)
+    question = (bool(want_features), *counts, axes, *chain[8:])
     return _dispatch.remembered("inr_layer", question, chain.tensors(), find)
 
 
@@ -161,10 +164,47 @@ def _check_shapes(
         )
     if tuple(rgb_bias.shape) != (rgb.shape[1],):
         raise ValueError(f"inr_block: rgb_bias {list(rgb_bias.shape)} for rgb {list(rgb.shape)}")
-    if img is not None and (taps is None or x is not None):
-        below = None if x is None or taps is None else tuple(x.shape[2:])
-        if tuple(img.shape[:2]) != tuple(rgb.shape[:2]) or below not in (None, img.shape[2:]):
-            raise ValueError(
-                f"inr_block: img {list(img.shape)} does not fit rgb {list(rgb.shape)}"
-                + (f" and features {list(x.shape)}" if x is not None else "")
-            )
+    if img is not None and tuple(img.shape[:2]) != tuple(rgb.shape[:2]):
+        raise ValueError(f"inr_block: img {list(img.shape)} does not fit rgb {list(rgb.shape)}")
+    _check_points(batch, x, img, taps, coords)
+
+
+def _check_points(
+    batch: int,
+    x: Tensor | None,
+    img: Tensor | None,
+    taps: tuple[AxisTaps, ...] | tuple[PointTaps] | None,
+    coords: CoordFeatures | None,
+) -> None:
+    """Kernels read what sizes say, whether it is there or not."""
+    own = None if coords is None else coords.own
+    for name, tensor in (("x", x), ("img", img), ("own features", own)):
+        if tensor is not None and tensor.shape[0] != batch:
+            raise ValueError(f"inr_block: {name} {list(tensor.shape)} for a batch of {batch}")
+    size = None if x is None else list(x.shape[2:])
+    if taps is not None:
+        lattice = [axis.size for axis in taps]
+        for name, below in (("x", x), ("img", img)):
+            cells = lattice if below is None else list(below.shape[2:])
+            if lattice not in (cells, [math.prod(cells)]):
+                raise ValueError(
+                    f"inr_block: taps into {lattice} cells cannot read {name} {list(below.shape)}"
+                )
+        size = [axis.index.shape[0] for axis in taps]
+        size = [1, *size] if isinstance(taps[0], PointTaps) else size
+    elif img is not None and list(img.shape[2:]) != (size or list(coords.grid_size())):
+        raise ValueError(f"inr_block: img {list(img.shape)} does not lie where the features do")
+    if coords is not None:
+        _check_features(coords, size or list(coords.grid_size()))
+
+
+def _check_features(coords: CoordFeatures, size: list[int]) -> None:
+    shared, own = coords.shared, coords.own
+    found = [[*part.shape[1:]] for part in (shared,) if part is not None]
+    found += [[*part.shape[2:]] for part in (own,) if part is not None]
+    tables = (coords.cols, coords.rows, coords.slices)
+    along = [(table.shape[1], axis) for axis, table in enumerate(tables) if table is not None]
+    fits = all(axis < len(size) and count == size[-1 - axis] for count, axis in along)
+    if not fits or any(sides != size for sides in found):
+        shapes = ", ".join(str(list(part.shape)) for part in coords.parts())
+        raise ValueError(f"inr_block: features {shapes} do not fit a grid of {size} points")

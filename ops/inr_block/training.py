@@ -149,7 +149,8 @@ class BlockCall:
         grad_features, grad_image = (None if grad is None else grad.contiguous() for grad in grads)
         if grad_image is None:
             found[2 * count + 3] = None
-        fields = chain_fields(chain)
+        # What hooks of saved tensors return may lie otherwise.
+        saved, fields = saved.contiguous(), chain_fields(chain)
         fields.update(zip(_GRAD_WEIGHTS, found[:count]))
         fields.update(zip(_GRAD_BIASES, found[count : 2 * count]))
         fields.update(zip(_GRAD_OTHERS, found[2 * count :]))

@@ -33,7 +33,15 @@ def flat(
     """The tensors of a call, or what belongs to them, in the order of this module."""
     matrices = [matrix for matrix, _bias in affines]
     biases = [bias for _matrix, bias in affines]
-    return [ws, *layers, *matrices, *biases, rgb, *rgb_affine, *(predict or ())]
+    return [
+        ws,
+        *layers,
+        *matrices,
+        *biases,
+        rgb,
+        *rgb_affine,
+        *(() if predict is None else predict),
+    ]
 
 
 class Grouped(NamedTuple):
@@ -142,6 +150,8 @@ class WeightsCall:
         fields = self._fields(tensors)
         fields.update(zip(self._input_grads, found))
         fields.update(zip(self._result_grads, [grad.contiguous() for grad in grads]))
+        # What hooks of saved tensors return may lie otherwise.
+        styles = styles.contiguous()
         self._backward(styles=styles, grad_styles=torch.empty_like(styles), **fields)
         return found
 

@@ -55,6 +55,8 @@ def mapping_layers(
         ValueError: If the shapes do not fit each other, or z and c are missing.
         RuntimeError: impl="cpp", and the kernel does not take the call.
     """
+    # A number: a tensor may change between two calls that look the same.
+    lr_multiplier = float(lr_multiplier)
     if _dispatch.is_traced():
         if impl == "cpp":
             where = "under autocast or torch.compile"
@@ -62,7 +64,7 @@ def mapping_layers(
         _check_shapes(z, c, embed, layers)
     else:
         weights, biases = ([layer[part] for layer in layers] for part in (0, 1))
-        tensors = [z, c, *(embed or (None, None)), *weights, *biases]
+        tensors = [z, c, *((None, None) if embed is None else embed), *weights, *biases]
 
         def find_call() -> kernels.MappingCall | None:
             _check_shapes(z, c, embed, layers)

@@ -105,7 +105,9 @@ class MappingCall:
             wanted: Which of the tensors are.
         """
         found = room_for_gradients(tensors, wanted)
+        # What hooks of saved tensors return may lie otherwise.
         of, ready = grouped(found), _dense(tensors)
+        saved, scales = saved.contiguous(), scales.contiguous()
         self._backward(
             saved=saved,
             scales=scales,

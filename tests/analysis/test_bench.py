@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections.abc import Callable
 
@@ -115,17 +114,3 @@ def test_generators_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "_GENERATION_SIZE", 16)
     lines = bench.compare_generation(CPU, 1).splitlines()
     assert [line.split()[0] for line in lines] == list(bench.GENERATORS)
-
-
-def test_a_section_has_a_process_of_its_own() -> None:
-    assert bench.in_own_process(_process_and, "text") != f"{os.getpid()} text"
-    with pytest.raises(ZeroDivisionError):
-        bench.in_own_process(_fail)
-
-
-def _process_and(text: str) -> str:
-    return f"{os.getpid()} {text}"
-
-
-def _fail() -> str:
-    return str(1 / 0)

@@ -10,6 +10,7 @@ import torch
 from analysis.published_order import published_order
 from networks.layers import block_dtype
 from networks.presets import PRESETS
+from tests.compare import assert_same_numbers
 from tests.small_networks import Z_DIM, make_generator
 
 CPU, GPU, MPS = (torch.device(name) for name in ("cpu", "cuda:0", "mps"))
@@ -162,3 +163,14 @@ def test_what_is_no_precision_is_refused(wrong: object) -> None:
 def test_precision_of_a_block(dtype, use_fp16, device, expected) -> None:
     assert block_dtype(dtype, use_fp16, SINGLE, device) == expected
     assert block_dtype(dtype, use_fp16, SINGLE, device, force_fp32=True) == SINGLE
+
+
+@pytest.mark.parametrize("preset", ["inr-gan", "inr-gan-bil"])
+def test_a_bias_of_another_precision_is_cast(preset: str) -> None:
+    G = make_generator(preset)
+    ws = G.mapping(torch.randn(2, Z_DIM), None)
+    expected = G.synthesis(ws)
+    for block in G.synthesis.blocks():
+        for layer in block.layers:
+            layer.bias.data = layer.bias.data.double()
+    assert_same_numbers(G.synthesis(ws), expected)

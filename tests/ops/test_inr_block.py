@@ -201,12 +201,45 @@ def test_errors_say_what_does_not_fit():
         ((layers, biases, rgb[:1], rgb_bias, x, img), "rgb .* does not fit a batch of 2"),
         ((layers, biases, rgb, rgb_bias[:2], x, img), "rgb_bias .2. for rgb"),
         ((layers, biases, rgb, rgb_bias, x, img[:, :2]), "img .* does not fit rgb"),
-        ((layers, biases, rgb, rgb_bias, x, img[:, :, :2]), "img .* and features"),
+        ((layers, biases, rgb, rgb_bias, x, img[:1]), "img .* does not fit rgb"),
+        ((layers, biases, rgb, rgb_bias, x, img[:, :, :2]), "taps into .3, 5. cells .* img"),
+        ((layers, biases, rgb, rgb_bias, x[:, :, :2], img), "taps into .3, 5. cells .* x .2, 8"),
+        ((layers, biases, rgb, rgb_bias, x[:1], img), "x .1, 8, 3, 5. for a batch of 2"),
     ):
-        with pytest.raises(ValueError, match=message):
-            inr_block(*changed, **kwargs)
+        for impl in ("auto", "ref"):
+            with pytest.raises(ValueError, match=message):
+                inr_block(*changed, **kwargs, impl=impl)
     with pytest.raises(ValueError, match="needs features x, coordinate features, or both"):
         inr_block(layers, biases, rgb, rgb_bias)
+
+
+@pytest.mark.parametrize(
+    ("part", "index"),
+    [("own", (slice(1),)), ("shared", (slice(None), slice(1))), ("own", (..., slice(3)))]
+    + [("cols", (..., slice(2))), ("rows", (..., slice(2)))],
+)
+def test_points_that_are_not_there_are_refused(part: str, index: tuple):
+    args, kwargs = make_call(CASES["nearest"], torch.float32)
+    inr_block(*args, **kwargs)  # right before: what was found out then does not serve now
+    coords = kwargs["coords"]
+    kwargs["coords"] = coords._replace(**{part: getattr(coords, part)[index]})
+    with pytest.raises(ValueError, match="own features .* batch of 2|do not fit a grid of"):
+        inr_block(*args, **kwargs)
+    rows, cols = kwargs["taps"]
+    kwargs |= {"coords": coords, "taps": (cols, rows)}
+    with pytest.raises(ValueError, match="taps into .5, 3. cells cannot read x"):
+        inr_block(*args, **kwargs)
+
+
+def test_options_are_numbers_whatever_holds_them():
+    args, kwargs = make_call(CASES["bilinear"], torch.float32)
+    gain = torch.tensor(0.5)
+    results = {}
+    for value in (0.5, 1.5):
+        gain.fill_(value)
+        results[value] = inr_block(*args, **(kwargs | {"gain": gain}))[1]
+        assert torch.equal(results[value], inr_block(*args, **(kwargs | {"gain": value}))[1])
+    assert not torch.equal(*results.values())
 
 
 @pytest.mark.parametrize("dtype", LOW, ids=["float16", "bfloat16"])

@@ -14,7 +14,13 @@ from ops.inr_weights import inr_weights
 from ops.registry import CASES, OpCase
 from ops.registry_inr import weights_call
 from tests.compare import assert_same_numbers
-from tests.ops.native_cases import as_function, leaves, needed_kernel, results
+from tests.ops.native_cases import (
+    as_function,
+    assert_saved_tensors_may_lie_otherwise,
+    leaves,
+    needed_kernel,
+    results,
+)
 
 CPU = torch.device("cpu")
 CALLS = [case for case in CASES if case.op == "inr_weights" and case.small]
@@ -153,3 +159,8 @@ def test_messages() -> None:
         inr_weights(w, [one], [affine], one, rgb, predict=(torch.ones(2, 31), torch.ones(2)))
     with pytest.raises(ValueError, match=r"to-RGB of 1 channels and w \[32\] needs \[C, 1\]"):
         inr_weights(w, [one], [affine], torch.ones(3, 2), rgb)
+
+
+@pytest.mark.parametrize("case", CALLS, ids=str)
+def test_saved_tensors_may_lie_otherwise(case: OpCase) -> None:
+    assert_saved_tensors_may_lie_otherwise(case)

@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 from ops.mapping_layers import mapping_layers, normalize_2nd_moment
 from ops.registry import CASES, OpCase, mapping_case
 from tests.compare import assert_same_numbers
-from tests.ops.native_cases import as_function, leaves, needed_kernel, results
+from tests.ops.native_cases import (
+    as_function,
+    assert_saved_tensors_may_lie_otherwise,
+    leaves,
+    needed_kernel,
+    results,
+)
 
 CPU = torch.device("cpu")
 CALLS = [case for case in CASES if case.op == "mapping_layers" and case.small]
@@ -141,3 +147,18 @@ def test_normalize_2nd_moment() -> None:
         torch.testing.assert_close(y.square().mean(dim=dim), torch.ones(y.select(dim, 0).shape))
         torch.testing.assert_close(y / y.norm(dim=dim, keepdim=True), F.normalize(x, dim=dim))
     assert normalize_2nd_moment(torch.zeros(2, 4)).abs().max() == 0
+
+
+def test_the_learning_rate_is_a_number_whatever_holds_it() -> None:
+    z, weight, bias = torch.randn(3, 4), torch.randn(5, 4), torch.randn(5)
+    rate = torch.tensor(0.5)
+    results = []
+    for value in (0.5, 1.0):
+        rate.fill_(value)
+        results.append(mapping_layers(z, None, None, [(weight, bias)], lr_multiplier=rate))
+    assert_same_numbers(2 * results[0], results[1], 1e-6)
+
+
+@pytest.mark.parametrize("case", CALLS, ids=str)
+def test_saved_tensors_may_lie_otherwise(case: OpCase) -> None:
+    assert_saved_tensors_may_lie_otherwise(case)
