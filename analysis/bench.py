@@ -70,35 +70,37 @@ def main(quick: bool, augment_p: float, device: str) -> None:
     print(describe_machine(target))
     print("float32 everywhere; generation in images/s, in brackets relative to the first line")
 
-    print(
-        f"\nTraining, --cfg=tiny, {_TRAIN_SHAPE[1]}x{_TRAIN_SHAPE[2]} grey, {_CLASSES} classes, "
+    print_table(
+        f"Training, --cfg=tiny, {_TRAIN_SHAPE[1]}x{_TRAIN_SHAPE[2]} grey, {_CLASSES} classes, "
         f"augmentation p = {augment_p:g}; median of {turns} x {STEPS_PER_CYCLE} steps",
-        flush=True,
+        *(compare_training, target, augment_p, turns),
     )
-    print(in_own_process(compare_training, target, augment_p, turns))
-    print(
-        f"\nTraining, --cfg=auto, {_STEP_SHAPE[1]}x{_STEP_SHAPE[2]} RGB, {_STEP_PRESET}, "
+    print_table(
+        f"Training, --cfg=auto, {_STEP_SHAPE[1]}x{_STEP_SHAPE[2]} RGB, {_STEP_PRESET}, "
         f"batch {_STEP_BATCH}, augmentation p = {augment_p:g}; median of {turns}",
-        flush=True,
+        *(divide_step, target, augment_p, turns),
     )
-    print(in_own_process(divide_step, target, augment_p, turns))
-    print(
-        f"\nGeneration, --cfg=auto, {_GENERATION_SIZE}x{_GENERATION_SIZE} RGB, "
+    print_table(
+        f"Generation, --cfg=auto, {_GENERATION_SIZE}x{_GENERATION_SIZE} RGB, "
         f"batch {_GENERATION_BATCH}; median of {repetitions}",
-        flush=True,
+        *(compare_generation, target, repetitions),
     )
-    print(in_own_process(compare_generation, target, repetitions))
 
     low, why = precision_tools.fastest_dtype(target)
     for precision in dict.fromkeys(["fp32", precision_tools.dtype_name(low)]):
-        print(
-            f"\n{_COMPARED}, {_GENERATION_SIZE}x{_GENERATION_SIZE}, {precision}, kernels against "
+        print_table(
+            f"{_COMPARED}, {_GENERATION_SIZE}x{_GENERATION_SIZE}, {precision}, kernels against "
             "the plain order of operations",
-            flush=True,
+            *(against_plain_order, target, precision, repetitions),
         )
-        print(in_own_process(against_plain_order, target, precision, repetitions))
     if low == torch.float32:
         print(f"(no lower precision: {why})")
+
+
+def print_table(title: str, table: Callable[..., str], *args: Any) -> None:
+    """Print a title, then what a function returns that a process of its own calls."""
+    print(f"\n{title}", flush=True)
+    print(in_own_process(table, *args))
 
 
 def compare_training(device: torch.device, augment_p: float, turns: int) -> str:

@@ -237,13 +237,10 @@ class INRBlock(nn.Module):
         """
         device, stored = weights.rgb.device, self.torgb.bias.dtype
         dtype = block_dtype(dtype, self.use_fp16, stored, device, force_fp32)
-        tensors = [*weights.layers, *[layer.bias for layer in self.layers], weights.rgb]
-        # To ask is cheaper than to cast to the same.
-        *tensors, rgb = [t if t.dtype == dtype else t.to(dtype) for t in tensors]
         return inr_block(
-            tensors[: self.num_conv],
-            tensors[self.num_conv :],
-            rgb,
+            _cast(weights.layers, dtype),
+            _cast([layer.bias for layer in self.layers], dtype),
+            weights.rgb.to(dtype),
             self.torgb.bias,
             None if x is None else x.to(dtype),
             img,
@@ -269,3 +266,8 @@ class INRBlock(nn.Module):
             for axis, side in zip(reversed(level.axes()), reversed(sides))
         ]
         return grid_features(axes, self.shared_rows, predicted)
+
+
+def _cast(tensors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    # To ask is cheaper than to cast to the same.
+    return [tensor if tensor.dtype == dtype else tensor.to(dtype) for tensor in tensors]

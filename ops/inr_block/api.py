@@ -199,12 +199,11 @@ def _check_points(
 
 
 def _check_features(coords: CoordFeatures, size: list[int]) -> None:
-    shared, own = coords.shared, coords.own
-    found = [[*part.shape[1:]] for part in (shared,) if part is not None]
-    found += [[*part.shape[2:]] for part in (own,) if part is not None]
-    tables = (coords.cols, coords.rows, coords.slices)
-    along = [(table.shape[1], axis) for axis, table in enumerate(tables) if table is not None]
-    fits = all(axis < len(size) and count == size[-1 - axis] for count, axis in along)
-    if not fits or any(sides != size for sides in found):
+    # Tables have one axis, the last one first, of those that there are; the others have all.
+    axes = [*([side] for side in reversed(size)), None, None][:3]
+    tables = zip((coords.cols, coords.rows, coords.slices), axes)
+    found = [(table, 1, axis) for table, axis in tables]
+    found += [(coords.shared, 1, size), (coords.own, 2, size)]
+    if any(part is not None and list(part.shape[skip:]) != sides for part, skip, sides in found):
         shapes = ", ".join(str(list(part.shape)) for part in coords.parts())
         raise ValueError(f"inr_block: features {shapes} do not fit a grid of {size} points")

@@ -107,8 +107,6 @@ class BlockCall:
     def __init__(self, library: Any, chain: Chain, want_features: bool) -> None:
         first, last, (height, width) = chain.layers[0], chain.layers[-1], chain.size()
         batch, fields = first.shape[0], chain_constants(chain)
-        if chain.taps is not None:
-            fields["low_height"], fields["low_width"] = (axis.size for axis in chain.taps)
         fields["saved_size"] = _saved_size(library, fields)
         self.want_features = want_features
         self._features = (batch, last.shape[1], height, width)

@@ -140,7 +140,11 @@ def run_chain(
 def chain_constants(chain: Chain) -> dict[str, Any]:
     """What the C++ functions' params say of all chains with tensors of the same shapes."""
     height, width = chain.size()
-    low = chain.x if chain.x is not None else chain.img
+    below = chain.x if chain.x is not None else chain.img
+    if below is not None:
+        low_height, low_width = below.shape[2:]
+    else:
+        low_height, low_width = (axis.size for axis in chain.taps) if chain.taps else (0, 0)
     fields = {
         "layers": len(chain.layers),
         "dtype": chain.layers[0].dtype,
@@ -149,8 +153,8 @@ def chain_constants(chain: Chain) -> dict[str, Any]:
         "colours": 0 if chain.rgb is None else chain.rgb.shape[1],
         "height": height,
         "width": width,
-        "low_height": 0 if low is None else low.shape[2],
-        "low_width": 0 if low is None else low.shape[3],
+        "low_height": low_height,
+        "low_width": low_width,
         "threads": torch.get_num_threads(),
         "slope": LEAKY_SLOPES[chain.act],
         "gain": chain.resolved_gain(),

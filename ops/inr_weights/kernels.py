@@ -33,15 +33,8 @@ def flat(
     """The tensors of a call, or what belongs to them, in the order of this module."""
     matrices = [matrix for matrix, _bias in affines]
     biases = [bias for _matrix, bias in affines]
-    return [
-        ws,
-        *layers,
-        *matrices,
-        *biases,
-        rgb,
-        *rgb_affine,
-        *(() if predict is None else predict),
-    ]
+    more = () if predict is None else predict
+    return [ws, *layers, *matrices, *biases, rgb, *rgb_affine, *more]
 
 
 class Grouped(NamedTuple):
@@ -98,6 +91,7 @@ class WeightsCall:
         biases = [bias for _matrix, bias in (*affines, rgb_affine)]
         self.activation = activation
         self.num_layers = count
+        # Lists of names are made once: a call takes as long as making them.
         self._inputs = flat(
             "ws",
             [f"weight{k}" for k in range(count)],
@@ -108,7 +102,6 @@ class WeightsCall:
         )
         self._results = [*(f"out{k}" for k in range(count)), "out_rgb"]
         self._shapes = [(batch, *weight.shape) for weight in (*layers, rgb)]
-        # Lists of names are made once: a call takes as long as making them.
         if predict is not None:
             biases.append(predict[1])
             self._results.append("out_predict")

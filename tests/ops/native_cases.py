@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import pytest
@@ -125,14 +126,19 @@ def results(case: OpCase, impl: str, dtype: torch.dtype = torch.float32) -> list
     return [y, *torch.autograd.grad(y, wanted, v.to(dtype))]
 
 
-def assert_saved_tensors_may_lie_otherwise(case: OpCase) -> None:
-    """Gradients if hooks give saved tensors back in another order of memory, as offloading may."""
+def turned_saved_tensors() -> AbstractContextManager:
+    """Hooks give saved tensors back in another order of memory, as offloading may."""
 
     def turned(tensor: torch.Tensor) -> torch.Tensor:
         return tensor.mT.contiguous().mT if tensor.ndim > 1 else tensor
 
+    return torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, turned)
+
+
+def assert_saved_tensors_may_lie_otherwise(case: OpCase) -> None:
+    """Gradients are the same with `turned_saved_tensors`."""
     expected = results(case, "cpp")
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, turned):
+    with turned_saved_tensors():
         actual = results(case, "cpp")
     for tensor, exact in zip(actual, expected, strict=True):
         assert_same_numbers(tensor, exact, 1e-6)

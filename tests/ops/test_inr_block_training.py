@@ -12,6 +12,7 @@ from ops import _dispatch
 from ops.inr_block import inr_block, reference, training
 from ops.inr_layer.cpu import Chain
 from tests.compare import assert_same_numbers
+from tests.ops.native_cases import turned_saved_tensors
 from tests.ops.test_inr_block import ALL, CASES, Case, make_call
 from torch_utils import compilers
 
@@ -196,11 +197,7 @@ def test_no_call_is_taken_for_another(cases):
 def test_saved_tensors_may_lie_otherwise():
     case = CASES["bilinear"]
     expected = run(inr_block, case, torch.float32)
-
-    def turned(tensor: Tensor) -> Tensor:
-        return tensor.mT.contiguous().mT if tensor.ndim > 1 else tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, turned):
+    with turned_saved_tensors():
         actual = run(inr_block, case, torch.float32)
     for key, tensor in actual.items():
         assert_same_numbers(tensor, expected[key], 1e-6, key)
